@@ -1,0 +1,129 @@
+"""Making the log durable: group commit, the watermark, and what happens when a sync fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from walstore.engine.log import Log, Refusal
+from walstore.errors import SchedulerPersistenceError, StorePoisonedError
+from walstore.format.frame import frame_bytes
+from walstore.format.layout import Watermark
+from walstore.fs.api import File
+
+__all__ = ["Commit"]
+
+
+class Commit:
+    """Syncs the log for all who wait. Any thread may call any method.
+
+    Whoever comes first leads: it syncs for itself and for all who appended before it began, and they find their bytes
+    durable when they get the lock. Appending goes on meanwhile. The lock may be taken again by its own thread, so that
+    a signal handler that interrupts a sync and wants one itself makes its own; syncs may be repeated freely.
+    """
+
+    def __init__(self, log: Log, durable_lsn: int, on_poison: Callable[[StorePoisonedError], None]) -> None:
+        self._log = log
+        self._lock = threading.RLock()
+        self._on_poison = on_poison
+        self._quiet_lsn = durable_lsn
+        self._settled = True
+        self.durable_lsn = durable_lsn
+        """Everything below is on the device."""
+        self._broken = False
+        self.syncs = 0
+        self.failure: StorePoisonedError | None = None
+        """Why the store is poisoned, or None."""
+        log.on_sync_failure = self.poison
+
+    def sync(self) -> None:
+        """Return when everything whose append returned before the call is on the device.
+
+        Raises ``StorePoisonedError`` when a sync fails or has failed.
+        """
+        target_lsn = self._log.end_lsn()
+        while not self._is_durable(target_lsn):
+            with self._lock:
+                if not self._is_durable(target_lsn):
+                    self._sync()
+
+    def settle(self) -> bool:
+        """Do what is left after a quiet time, for the keeper: sync what is new, or, once, the last watermark.
+
+        Never waits: returns False when somebody else is syncing.
+        """
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if not self._is_durable(self._log.end_lsn()):
+                self._sync()
+            elif not self._settled:
+                self._sync_files()
+                self._settled = True
+        finally:
+            self._lock.release()
+        return True
+
+    def finish(self, refusal: Refusal) -> None:
+        """Refuse further appends with ``refusal``, sync all of the log, and end it with the mark of a clean close."""
+        # Refusing under the lock lets a sync that is under way write its watermark and answer those who wait for it.
+        with self._lock:
+            self.raise_if_poisoned()
+            self._log.refuse(refusal)
+            end_lsn = self._sync_files()
+            self.durable_lsn = end_lsn
+            file = self._log.write_last(Watermark(end_lsn, clean=True).encode())
+            self._sync_file(file, self._log.live.path)
+
+    def poison(self, error: OSError, what: str) -> SchedulerPersistenceError:
+        """Refuse everything from now on because a sync of ``what`` failed; returns the error to raise."""
+        failure = self.failure
+        self._broken = True
+        if failure is None:
+            failure = self.failure = StorePoisonedError(
+                f"{error.strerror or error} while syncing {what}: what had not reached the device may be gone, and a "
+                "second sync would not bring it back. Close the store, look at the device, and open it again: recovery finds "
+                f"out what is there. Known to be durable: everything below LSN {self.durable_lsn}."
+            )
+            self._on_poison(failure)
+        return failure
+
+    def raise_if_poisoned(self) -> None:
+        """Raise ``StorePoisonedError`` if a sync has failed."""
+        if self._broken:
+            raise StorePoisonedError(str(self.failure or "a sync has just failed: close the store")) from self.failure
+
+    def _is_durable(self, lsn: int) -> bool:
+        self.raise_if_poisoned()
+        return lsn <= self.durable_lsn or lsn == self._quiet_lsn
+
+    def _sync(self) -> None:
+        lsn = self._sync_files()
+        mark = Watermark(lsn).encode()
+        self._log.append_watermark(mark)
+        # The watermark itself is not synced, and must not count as something that has to be: where nothing but it
+        # came behind the position that was synced, the log is quiet.
+        end_lsn = self._log.end_lsn()
+        if end_lsn == lsn + frame_bytes(len(mark)):
+            self._quiet_lsn = end_lsn
+        self._settled = False
+        self.durable_lsn = max(self.durable_lsn, lsn)
+
+    def _sync_files(self) -> int:
+        """Sync all segments that need it and return the LSN below which all is now on the device."""
+        lsn, segments = self._log.unsynced()
+        for segment in segments:
+            self._sync_file(segment.file, segment.path)
+        self._log.synced(segments)
+        return lsn
+
+    def _sync_file(self, file: File, path: str) -> None:
+        try:
+            file.sync()
+        except OSError as error:
+            # The kernel tells of a failure once, so whoever syncs next hears of none. That may be a signal handler in
+            # this very thread: no call, where one could run, may come before this assignment.
+            self._broken = True
+            raise self.poison(error, path) from error
+        self.raise_if_poisoned()
+        self.syncs += 1

@@ -1,0 +1,197 @@
+"""When the log is compacted into a snapshot, and doing it: one at a time, in the caller or in the background."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Final, Generic
+
+from walstore.engine.commit import Commit
+from walstore.engine.environment import Environment, EventT, Plug, StateT
+from walstore.engine.keeper import Keeper
+from walstore.engine.log import Log
+from walstore.engine.merge import FileSpill, merged
+from walstore.engine.segment import Identity
+from walstore.engine.snapshot import write_snapshot
+from walstore.engine.survey import survey
+from walstore.engine.view import View
+from walstore.errors import SchedulerPersistenceError, storage_error
+from walstore.format.filenames import snapshot_name, temporary_name
+from walstore.format.layout import FileKind
+from walstore.fs.api import File
+from walstore.fs.atomic import SyncFailedError, create_atomically
+from walstore.options import WalOptions
+
+__all__ = ["Compactor"]
+
+_RETRY_NS: Final = 10_000_000_000
+_logger = logging.getLogger("walstore")
+
+
+class _AbandonedError(Exception):
+    """The store is being closed while its log is compacted."""
+
+
+class Compactor(Generic[EventT, StateT]):
+    """Folds everything below a fresh segment into a snapshot, and removes what that covers.
+
+    ``events`` counts what was recorded, so that an idle store is left alone. A compaction that fails loses nothing.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        directory: str,
+        identity: Identity,
+        plug: Plug[EventT, StateT],
+        options: WalOptions,
+        keeper: Keeper,
+        log: Log,
+        commit: Commit,
+    ) -> None:
+        self._environment = environment
+        self._fs = environment.fs
+        self._directory = directory
+        self._identity = identity
+        self._plug = plug
+        self._options = options
+        self._keeper = keeper
+        self._log = log
+        self._commit = commit
+        self._busy = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._abandoned = False
+        self._retry_at_ns = 0
+        self._events_covered = 0
+        self.snapshot_lsn = 0
+        self.snapshot_bytes = 0
+        self.last_checkpoint_ns: int | None = None
+        self.last_error: str | None = None
+
+    def start_from(self, snapshot_lsn: int, snapshot_bytes: int) -> None:
+        """Say which snapshot the store has when it is opened."""
+        self.snapshot_lsn = snapshot_lsn
+        self.snapshot_bytes = snapshot_bytes
+
+    def log_bytes(self) -> int:
+        """Return the bytes of the log above the snapshot."""
+        return self._log.end_lsn() - self.snapshot_lsn
+
+    def after_flush(self, events: int) -> None:
+        """Compact if it is due: at once where the store is small, else in the background. A failure is no error."""
+        log_bytes = self.log_bytes()
+        if events == self._events_covered or log_bytes <= self._options.compaction_ratio * self.snapshot_bytes:
+            return
+        if self.snapshot_bytes + log_bytes <= self._options.small_store_bytes:
+            self._run_reporting(events)
+        else:
+            self._run_in_background(events)
+
+    def when_grown(self, events: int) -> None:
+        """Compact in the background if the log has outgrown its bound though nobody asks. For the keeper."""
+        bound = max(self._options.small_store_bytes, self._options.compaction_ratio * self.snapshot_bytes)
+        grown = events != self._events_covered and self.log_bytes() > bound
+        if grown and self._environment.monotonic_ns() >= self._retry_at_ns:
+            self._run_in_background(events)
+
+    def run(self, events: int) -> None:
+        """Compact now, after one that is under way. Raises what goes wrong."""
+        with self._busy:
+            self._compact(events)
+
+    def stop(self) -> None:
+        """Abandon the compaction that is under way, and return when it has ended."""
+        self._abandoned = True
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        with self._busy:
+            """One that runs in another caller's thread ends at its next record."""
+
+    def _run_in_background(self, events: int) -> None:
+        if not self._environment.threads:
+            self._run_reporting(events)
+        elif self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(
+                target=self._run_reporting, args=(events,), name="walstore-compactor", daemon=True
+            )
+            self._thread.start()
+
+    def _run_reporting(self, events: int) -> None:
+        if not self._busy.acquire(blocking=False):
+            return
+        try:
+            self._compact(events)
+        except _AbandonedError:
+            _logger.info("compaction of %s abandoned: the store is being closed", self._directory)
+        except SchedulerPersistenceError as error:
+            self.last_error = str(error)
+            self._retry_at_ns = self._environment.monotonic_ns() + _RETRY_NS
+            _logger.warning("compaction of %s failed and will be tried again: %s", self._directory, error)
+        finally:
+            self._busy.release()
+
+    def _compact(self, events: int) -> None:
+        if events == self._events_covered:
+            return
+        try:
+            base_lsn = self._log.rotate()
+            # Before a snapshot says so, everything below it must be on the device: recovery takes it for a watermark.
+            self._commit.sync()
+            view = self._keeper.call(lambda: self._open_view(base_lsn))
+            try:
+                snapshot_bytes = self._write(view, base_lsn)
+            finally:
+                view.close()
+            self.snapshot_lsn, self.snapshot_bytes = base_lsn, snapshot_bytes
+            self._events_covered = events
+            self.last_checkpoint_ns = self._environment.wall_ns()
+            self.last_error = None
+            self._keeper.call(self._remove_covered)
+        except SyncFailedError as error:
+            raise self._commit.poison(error, self._directory) from error
+        except OSError as error:
+            raise storage_error(error, f"compacting the log of {self._directory}") from error
+
+    def _open_view(self, end_lsn: int) -> View[EventT, StateT]:
+        files = survey(self._fs, self._directory, self._plug, created=True)
+        assert files is not None
+        return View(files, end_lsn, self._plug)
+
+    def _write(self, view: View[EventT, StateT], lsn: int) -> int:
+        nonce = int.from_bytes(self._environment.random_bytes(8), "big")
+        header = self._identity.header(FileKind.SNAPSHOT, lsn, 0, nonce)
+        spill = FileSpill(self._fs, self._directory, f"spill-{nonce:016x}", nonce)
+        size = 0
+
+        def fill(file: File) -> None:
+            nonlocal size
+            records = merged(view, self._options.merge_memory_bytes, spill)
+            write_snapshot(file, header, self._plug.codec, self._until_abandoned(records))
+            size = file.size()
+
+        try:
+            # The name carries the epoch, so that nobody can take the unfinished file of another opening for its own.
+            temporary = temporary_name(f"{snapshot_name(lsn)}-{self._identity.epoch:08x}")
+            create_atomically(self._fs, self._directory, snapshot_name(lsn), temporary, fill).close()
+        finally:
+            spill.close()
+        return size
+
+    def _until_abandoned(self, records: Iterator[tuple[str, StateT]]) -> Iterator[tuple[str, StateT]]:
+        for record in records:
+            if self._abandoned:
+                raise _AbandonedError
+            yield record
+
+    def _remove_covered(self) -> None:
+        files = survey(self._fs, self._directory, self._plug, created=True)
+        assert files is not None
+        files.close()
+        for name in files.stale:
+            self._fs.unlink(f"{self._directory}/{name}")
+        try:
+            self._fs.sync_directory(self._directory)
+        except OSError as error:
+            raise SyncFailedError(error.errno, error.strerror, self._directory) from error

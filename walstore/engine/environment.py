@@ -1,0 +1,80 @@
+"""What the engine is given from outside: the world it runs in, and the meaning of what it stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from walstore.fs.api import FileSystem
+
+__all__ = ["Codec", "Environment", "EventT", "Plug", "Reducer", "StateT"]
+
+EventT = TypeVar("EventT")
+StateT = TypeVar("StateT")
+_EventT_contra = TypeVar("_EventT_contra", contravariant=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """The world: everything that is not a pure function of what was recorded. A simulation gives its own."""
+
+    fs: FileSystem
+    random_bytes: Callable[[int], bytes]
+    monotonic_ns: Callable[[], int]
+    wall_ns: Callable[[], int]
+    """The clock that ``LOCK`` is dated with."""
+    holder: Callable[[], dict[str, str | int]]
+    """Names this process in ``LOCK``: host and pid."""
+    threads: bool = True
+    """Whether the engine runs threads of its own. Without, nothing happens but in calls, ``Store.tick`` among them."""
+
+
+class Codec(Protocol[EventT, StateT]):
+    """Turns events and states into the payloads of frames and back. Every ``decode`` raises ``ValueError``."""
+
+    id: str
+    """At most 8 ASCII characters, in the header of every file."""
+
+    def encode_events(self, events: Sequence[EventT]) -> bytes:
+        """Return the payload of one frame with these events (at least one)."""
+        ...
+
+    def decode_events(self, payload: bytes) -> Sequence[EventT]:
+        """Return the events of a payload."""
+        ...
+
+    def encode_records(self, records: Sequence[tuple[str, StateT]]) -> bytes:
+        """Return the payload of one frame with these settled states, which are in the order of their keys."""
+        ...
+
+    def decode_records(self, payload: bytes) -> list[tuple[str, StateT]]:
+        """Return the states of a payload."""
+        ...
+
+
+class Reducer(Protocol[_EventT_contra, StateT]):
+    """What events do to states. Pure: equal inputs give equal outputs, in this process and the next."""
+
+    id: str
+    """At most 8 ASCII characters, in the header of every file."""
+
+    def key(self, event: _EventT_contra) -> str:
+        """Return the key of the one state that the event is about."""
+        ...
+
+    def fold(self, states: dict[str, StateT], events: Iterable[_EventT_contra]) -> None:
+        """Apply ``events`` in order to ``states``, which holds at least the states that they are about."""
+        ...
+
+    def settled(self, state: StateT) -> StateT:
+        """Return a folded state as it is stored and shown."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plug(Generic[EventT, StateT]):
+    """A codec and a reducer that belong together."""
+
+    codec: Codec[EventT, StateT]
+    reducer: Reducer[EventT, StateT]

@@ -1,0 +1,195 @@
+"""The log as its writer sees it: appending from any thread, rotating, and what is left to sync."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NoReturn
+
+from walstore.engine.keeper import Keeper
+from walstore.engine.segment import Identity, Segment, create_segment, segment_length
+from walstore.errors import SchedulerPersistenceError, StorageFullError, storage_error
+from walstore.format.frame import encode_frame, frame_bytes
+from walstore.format.layout import FileKind, FrameKind
+from walstore.fs.api import File, FileSystem
+from walstore.fs.atomic import SyncFailedError
+from walstore.options import WalOptions
+
+__all__ = ["Log", "Refusal"]
+
+Head = tuple[Callable[[bytes], object], int]
+"""Where frames go now: the write method of the live segment, and the seed of its checksums. Always read as one tuple:
+read one after the other, a rotation between the two would seed a frame for the wrong segment."""
+
+Refusal = Callable[[], SchedulerPersistenceError]
+"""Makes the error that every append raises from now on."""
+
+_NO_SEED: Final = 0
+
+
+class Log:
+    """Appends frames to the live segment, and starts a new one when it is full.
+
+    ``append`` may be called from any thread. Everything that changes the chain of segments happens in the keeper.
+    """
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        directory: str,
+        identity: Identity,
+        new_nonce: Callable[[], int],
+        options: WalOptions,
+        keeper: Keeper,
+        live: Segment,
+    ) -> None:
+        self._fs = fs
+        self._directory = directory
+        self._identity = identity
+        self._new_nonce = new_nonce
+        self._keeper = keeper
+        self._next_bytes = options.segment_bytes_min
+        self._bytes_max = options.segment_bytes_max
+        self._unsynced: list[Segment] = []
+        self._refusal: Refusal | None = None
+        self.on_sync_failure: Callable[[OSError, str], SchedulerPersistenceError] = storage_error
+        """Told of a failed sync and what was synced; returns what to raise. Set by the commit."""
+        self.live = live
+        self.head: Head = (live.appender.write, live.seed)
+
+    # Appending: any thread.
+
+    def append(self, kind: FrameKind, payload: bytes) -> None:
+        """Append one frame; on return it is in the kernel's hands.
+
+        Raises ``StorageFullError`` or ``StorageError``, having recorded nothing, when a new segment is needed and can't
+        be had, and what ``refuse`` was told once it was called.
+        """
+        while True:
+            head = self.head
+            write, seed = head
+            try:
+                write(encode_frame(kind, payload, seed))
+            except ValueError:
+                # The segment is full, or was sealed between reading the head and writing.
+                self._keeper.call(partial(self._rotate, head, len(payload)))
+            except OSError as error:
+                raise storage_error(error, f"writing to {self.live.path}") from error
+            else:
+                return
+
+    def append_watermark(self, payload: bytes) -> None:
+        """Append a watermark, for which there is always room: events leave a reserve in every segment."""
+        try:
+            self.append(FrameKind.WATERMARK, payload)
+        except StorageFullError:
+            self._keeper.call(lambda: self._write_behind_seal(payload))
+
+    def end_lsn(self) -> int:
+        """Return where the log ends now: everything whose append has returned is below it."""
+        while True:
+            live = self.live
+            offset = live.appender.tell()
+            if not live.sealing:
+                return live.base_lsn + offset
+            # Sealing moves the position to the end of the file. Asking the keeper waits until that is over.
+            end = self._keeper.call(partial(self._settled_end, live))
+            if live is self.live:
+                return live.base_lsn + end
+
+    # What is left to sync: any thread that holds the lock of the commit.
+
+    def unsynced(self) -> tuple[int, list[Segment]]:
+        """Return an LSN and the segments to sync so that all below it is on the device."""
+        # In this order: a rotation puts the old segment on the list before it makes the new one live, so whatever was
+        # live when the position was sampled is either still live at the second look or on the list at the third.
+        lsn = self.end_lsn()
+        live = self.live
+        return lsn, [*self._unsynced, live]
+
+    def synced(self, segments: list[Segment]) -> None:
+        """Note that segments returned by ``unsynced`` were synced; the sealed ones are done with and closed."""
+        for segment in segments:
+            if segment is not self.live and segment in self._unsynced:
+                self._unsynced.remove(segment)
+                segment.file.close()
+
+    # Changing the chain: the keeper.
+
+    def rotate(self) -> int:
+        """Start a new segment and return its base: everything recorded before lies below. Any thread may call this."""
+
+        def start_next() -> int:
+            self._rotate(self.head, 0)
+            return self.live.base_lsn
+
+        return self._keeper.call(start_next)
+
+    def refuse(self, reason: Refusal) -> None:
+        """Let every further append raise ``reason()``. The first reason stays. Any thread may call this."""
+
+        def shut() -> None:
+            self.abandon(self._refusal or reason)
+            self.live.block()
+
+        self._keeper.call(shut)
+
+    def write_last(self, payload: bytes) -> File:
+        """Write the watermark that ends a refused log, and return the file to sync. Any thread may call this."""
+        self._keeper.call(lambda: self._write_behind_seal(payload))
+        return self.live.file
+
+    def close(self) -> None:
+        """Close all files."""
+        for segment in [*self._unsynced, self.live]:
+            segment.file.close()
+        self._unsynced.clear()
+
+    def abandon(self, reason: Refusal) -> None:
+        """Let every further append raise, and touch nothing else: for a forked child."""
+        self._refusal = reason
+        self.head = (self._raise_refusal, _NO_SEED)
+
+    def _raise_refusal(self, _frame: bytes) -> NoReturn:
+        assert self._refusal is not None
+        raise self._refusal()
+
+    def _rotate(self, stale: Head, payload_bytes: int) -> None:
+        if self._refusal is not None:
+            raise self._refusal()
+        if self.head is not stale:
+            return
+        old = self.live
+        try:
+            old.seal()
+            wanted = segment_length(self._next_bytes, frame_bytes(payload_bytes))
+            header = self._identity.header(FileKind.SEGMENT, old.base_lsn + old.end, wanted, self._new_nonce())
+            new = create_segment(self._fs, self._directory, header)
+        except SyncFailedError as error:
+            raise self.on_sync_failure(error, self._directory) from error
+        except OSError as error:
+            raise storage_error(error, f"starting a new segment in {self._directory}") from error
+        self._next_bytes = min(2 * self._next_bytes, self._bytes_max)
+        self._unsynced.append(old)
+        self.live = new
+        self.head = (new.appender.write, new.seed)
+        self._retire(old)
+
+    def _retire(self, old: Segment) -> None:
+        """Cut a segment to its end, which says that it has a successor. The file stays open until it is synced."""
+        try:
+            old.file.truncate(old.end)
+        except OSError as error:
+            raise storage_error(error, f"cutting the finished segment {old.path}") from error
+
+    def _settled_end(self, live: Segment) -> int:
+        live.seal()
+        return live.end
+
+    def _write_behind_seal(self, payload: bytes) -> None:
+        live = self.live
+        try:
+            live.seal()
+            live.write_behind_seal(encode_frame(FrameKind.WATERMARK, payload, live.seed))
+        except OSError as error:
+            raise storage_error(error, f"writing a watermark to {live.path}") from error

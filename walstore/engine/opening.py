@@ -1,0 +1,241 @@
+"""Opening a store: finding or creating the directory, taking the lock, recovering; and looking at one read-only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Generic
+
+from walstore.engine.environment import Environment, EventT, Plug, StateT
+from walstore.engine.recovery import Progress, RecoveryReport, Situation, recover
+from walstore.engine.repair import keep_torn_tail, reframe, remove_leftovers
+from walstore.engine.segment import Identity, Segment, create_segment
+from walstore.engine.survey import Files, is_store, survey
+from walstore.errors import StorageError, StoreLockedError, StoreNotFoundError, storage_error
+from walstore.format.filenames import LOCK_NAME
+from walstore.format.layout import FileKind
+from walstore.fs.api import FileSystem, Lock
+from walstore.options import WalOptions
+
+__all__ = ["Opened", "open_for_reading", "open_for_writing"]
+
+_LOCK_BYTES: Final = 256
+_READ_ATTEMPTS: Final = 1000
+_FIRST_EPOCH: Final = 1
+
+
+@dataclass(slots=True)
+class Opened:
+    """What a writer starts with. ``watermark_lsn`` is where its own segment begins."""
+
+    lock: Lock
+    identity: Identity
+    live: Segment
+    start_lsn: int
+    snapshot_lsn: int
+    snapshot_bytes: int
+    report: RecoveryReport
+
+
+def open_for_writing(
+    environment: Environment,
+    directory: str,
+    plug: Plug[EventT, StateT],
+    options: WalOptions,
+    *,
+    create: bool,
+    progress: Progress | None,
+) -> Opened:
+    """Take the lock of a store and recover it, or create it.
+
+    Raises ``StoreNotFoundError``, ``StoreLockedError``, ``CorruptionError``, ``NewerFormatError``,
+    ``UnsupportedPlatformError`` and ``StorageError``. The lock is not held then.
+    """
+    fs = environment.fs
+    fs.check(directory)
+    started_ns = environment.monotonic_ns()
+    try:
+        _find_directory(fs, directory, create=create)
+        lock = fs.lock(f"{directory}/{LOCK_NAME}")
+        if lock is None:
+            raise StoreLockedError(_describe_holder(fs, directory))
+        try:
+            opening = _Opening(environment, directory, plug, options, progress, lock)
+            return opening.run(started_ns)
+        except BaseException:
+            lock.release()
+            raise
+    except OSError as error:
+        raise storage_error(error, f"opening the store {directory}") from error
+
+
+def open_for_reading(
+    environment: Environment, directory: str, plug: Plug[EventT, StateT], progress: Progress | None = None
+) -> tuple[Files[EventT, StateT], int, RecoveryReport]:
+    """Return the files of a store, the LSN up to which they read, and the report. Takes no lock and writes nothing.
+
+    A writer may be at work: where files changed while they were read, they are read again. Raises what
+    ``open_for_writing`` raises, except for ``StoreLockedError``.
+    """
+    fs = environment.fs
+    fs.check(directory)
+    started_ns = environment.monotonic_ns()
+    try:
+        for _ in range(_READ_ATTEMPTS):
+            names = _find_directory(fs, directory, create=False)
+            found = _read_once(environment, directory, plug, progress, names)
+            if found is not None:
+                files, end_lsn, situation, events, torn_bytes = found
+                duration_ns = environment.monotonic_ns() - started_ns
+                return files, end_lsn, RecoveryReport(situation, events, torn_bytes, None, duration_ns)
+    except OSError as error:
+        raise storage_error(error, f"reading the store {directory}") from error
+    raise StorageError(f"the files of {directory} changed at each of {_READ_ATTEMPTS} attempts to read them: try again")
+
+
+def _read_once(
+    environment: Environment,
+    directory: str,
+    plug: Plug[EventT, StateT],
+    progress: Progress | None,
+    names: list[str],
+) -> tuple[Files[EventT, StateT], int, Situation, int, int] | None:
+    """Return what ``open_for_reading`` needs, or None when the directory changed meanwhile.
+
+    Trouble counts only where the directory did not change: a checkpoint removes what a reader is about to open, and a
+    recovery cuts it.
+    """
+    fs = environment.fs
+    files: Files[EventT, StateT] | None = None
+    try:
+        files = survey(fs, directory, plug, created=_was_created(fs, directory, names))
+        if files is None or not files.chain:
+            raise StoreNotFoundError(f"{directory} holds a store whose creation was never finished: nothing to read")
+        end = recover(files, plug.codec, fs.boot_id(), progress)
+        if sorted(fs.list_directory(directory)) == sorted(names):
+            kept, files = files, None
+            return kept, end.end_lsn, end.situation, end.events, end.torn_bytes
+    except Exception:
+        if sorted(fs.list_directory(directory)) == sorted(names):
+            raise
+    finally:
+        if files is not None:
+            files.close()
+    return None
+
+
+class _Opening(Generic[EventT, StateT]):
+    """One opening for writing, with the lock held."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        directory: str,
+        plug: Plug[EventT, StateT],
+        options: WalOptions,
+        progress: Progress | None,
+        lock: Lock,
+    ) -> None:
+        self._environment = environment
+        self._fs = environment.fs
+        self._directory = directory
+        self._plug = plug
+        self._options = options
+        self._progress = progress
+        self._lock = lock
+
+    def run(self, started_ns: int) -> Opened:
+        files = survey(self._fs, self._directory, self._plug, created=bool(self._lock.read()))
+        for name in files.temporary if files is not None else ():
+            self._fs.unlink(f"{self._directory}/{name}")
+        if files is None or not files.chain:
+            opened = self._create(started_ns)
+        else:
+            try:
+                opened = self._recover(files, started_ns)
+            finally:
+                files.close()
+        self._sign_lock()
+        return opened
+
+    def _create(self, started_ns: int) -> Opened:
+        identity = self._identity(self._environment.random_bytes(16), _FIRST_EPOCH)
+        header = identity.header(FileKind.SEGMENT, 0, self._options.segment_bytes_min, self._nonce())
+        live = create_segment(self._fs, self._directory, header)
+        return Opened(self._lock, identity, live, 0, 0, 0, self._report(Situation.CREATED, started_ns))
+
+    def _recover(self, files: Files[EventT, StateT], started_ns: int) -> Opened:
+        end = recover(files, self._plug.codec, self._fs.boot_id(), self._progress)
+        last = files.chain[-1].header
+        identity = self._identity(last.store_id, last.epoch + 1)
+        kept_at = keep_torn_tail(self._fs, self._directory, end, identity.epoch)
+        live = reframe(self._fs, self._directory, files, end, identity, self._nonce(), self._options.segment_bytes_min)
+        remove_leftovers(self._fs, self._directory, files, end.watermark_lsn)
+        return Opened(
+            self._lock,
+            identity,
+            live,
+            end.watermark_lsn,
+            files.floor_lsn,
+            files.snapshot.length if files.snapshot is not None else 0,
+            self._report(end.situation, started_ns, end.events, end.torn_bytes, kept_at),
+        )
+
+    def _report(
+        self, situation: Situation, started_ns: int, events: int = 0, torn_bytes: int = 0, kept_at: str | None = None
+    ) -> RecoveryReport:
+        duration_ns = self._environment.monotonic_ns() - started_ns
+        return RecoveryReport(situation, events, torn_bytes, kept_at, duration_ns)
+
+    def _identity(self, store_id: bytes, epoch: int) -> Identity:
+        return Identity(store_id, self._plug.codec.id, self._plug.reducer.id, self._fs.boot_id(), epoch)
+
+    def _nonce(self) -> int:
+        return int.from_bytes(self._environment.random_bytes(8), "big")
+
+    def _sign_lock(self) -> None:
+        """Write who holds the lock. A LOCK that is not empty also says, for ever, that there was a segment."""
+        content = json.dumps({**self._environment.holder(), "since_ns": self._environment.wall_ns()})
+        self._lock.write(content.encode()[:_LOCK_BYTES].ljust(_LOCK_BYTES))
+
+
+def _find_directory(fs: FileSystem, directory: str, *, create: bool) -> list[str]:
+    """Return the names in the directory of a store; create it where asked to. Raises ``StoreNotFoundError``."""
+    try:
+        names = fs.list_directory(directory)
+    except FileNotFoundError:
+        if not create:
+            raise StoreNotFoundError(f"there is no store at {directory}: check the path, or create one") from None
+        parent = directory.rpartition("/")[0] or "/"
+        try:
+            fs.make_directory(directory)
+        except FileNotFoundError:
+            raise StoreNotFoundError(
+                f"{directory} can't be created: {parent} does not exist; create that first"
+            ) from None
+        fs.sync_directory(parent)
+        return []
+    except NotADirectoryError:
+        raise StoreNotFoundError(f"{directory} is no directory: a store is one; give another path") from None
+    if not is_store(names) and (names or not create):
+        what = "holds other things and no store" if names else "is empty: there is no store in it"
+        raise StoreNotFoundError(
+            f"{directory} {what}; give the path of a store, or of a directory that does not exist yet"
+        )
+    return names
+
+
+def _was_created(fs: FileSystem, directory: str, names: list[str]) -> bool:
+    return LOCK_NAME in names and bool(fs.read_small(f"{directory}/{LOCK_NAME}"))
+
+
+def _describe_holder(fs: FileSystem, directory: str) -> str:
+    holder = "another process"
+    try:
+        content = json.loads(fs.read_small(f"{directory}/{LOCK_NAME}"))
+        since = datetime.fromtimestamp(content["since_ns"] // 1_000_000_000, UTC)
+        holder = f"process {content['pid']} on {content['host']}, since {since:%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, KeyError, TypeError, OverflowError):
+        holder = "another process, which has not said which"
+    return f"{directory} is open for writing in {holder}. Close it there, or open it here with read_only=True."

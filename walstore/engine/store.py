@@ -1,0 +1,283 @@
+"""The store: one opening of a directory for writing, from recovery to close."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+from walstore.engine.buffer import Buffer
+from walstore.engine.commit import Commit
+from walstore.engine.compactor import Compactor
+from walstore.engine.environment import Environment, EventT, Plug, StateT
+from walstore.engine.keeper import Keeper
+from walstore.engine.log import Log
+from walstore.engine.merge import FileSpill, merged
+from walstore.engine.opening import open_for_writing
+from walstore.engine.recovery import Progress
+from walstore.engine.survey import survey
+from walstore.engine.view import View
+from walstore.errors import (
+    ForkedProcessError,
+    SchedulerPersistenceError,
+    StoreClosedError,
+    StorePoisonedError,
+    storage_error,
+)
+from walstore.format.layout import PAYLOAD_BYTES_MAX, FrameKind
+from walstore.options import Durability, WalOptions
+
+__all__ = ["Store", "StoreStats"]
+
+_logger = logging.getLogger("walstore")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreStats:
+    """What an operator graphs. Counters are since the opening."""
+
+    events: int
+    """Events recorded."""
+    buffered_events: int
+    """At ``BUFFERED``: items in the buffer now (a batch counts as one)."""
+    log_written_bytes: int
+    """Bytes appended to the log."""
+    syncs: int
+    """Files synced."""
+    durable_lsn: int
+    """Everything below this LSN is known to be on the device."""
+    end_lsn: int
+    """Where the log ends."""
+    log_bytes: int
+    """Bytes of the log above the snapshot: what a recovery would replay."""
+    snapshot_lsn: int
+    snapshot_bytes: int
+    last_checkpoint_ns: int | None
+    """When the log was last compacted by this opening, by the store's clock."""
+    last_background_error: str | None
+    """The last failure that no caller has seen, of draining, syncing or compacting; None once it works again."""
+
+
+class Store(Generic[EventT, StateT]):
+    """A directory open for writing. Events come in checked; what they mean is the plug's business.
+
+    ``record`` and ``record_batch`` may be called from any thread, and so may all other methods.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        directory: str,
+        plug: Plug[EventT, StateT],
+        durability: Durability,
+        options: WalOptions,
+        *,
+        create: bool = True,
+        progress: Progress | None = None,
+    ) -> None:
+        """Open or create the store. Raises what ``open_for_writing`` raises."""
+        opened = open_for_writing(environment, directory, plug, options, create=create, progress=progress)
+        self.directory = directory
+        self.recovery = opened.report
+        self._environment = environment
+        self._plug = plug
+        self._options = options
+        self._buffered = durability is Durability.BUFFERED
+        self._lock = opened.lock
+        self._start_lsn = opened.live.base_lsn
+        self._events = opened.report.events_replayed
+        self._background_error: str | None = None
+        self._next_sync_ns = environment.monotonic_ns() + options.sync_interval_ns
+        self._closed = False
+        interval_ns = options.drain_interval_ns if self._buffered else options.sync_interval_ns
+        self._keeper = Keeper(self.tick, interval_ns, environment.monotonic_ns, environment.threads)
+        self._log = Log(environment.fs, directory, opened.identity, self._nonce, options, self._keeper, opened.live)
+        # The segment of this opening was synced whole before it got its name.
+        self._commit = Commit(self._log, self._log.end_lsn(), self._on_poison)
+        self._buffer = Buffer(self._log, plug.codec, self._keeper, options.buffer_events)
+        self._compactor = Compactor(
+            environment, directory, opened.identity, plug, options, self._keeper, self._log, self._commit
+        )
+        self._compactor.start_from(opened.snapshot_lsn, opened.snapshot_bytes)
+        self.record: Callable[[EventT], None] = {
+            Durability.BUFFERED: self._record_buffered,
+            Durability.PROCESS: self._record_in_process,
+            Durability.POWER: self._record_on_device,
+        }[durability]
+        """Record one checked event: on return it survives what the durability of the store says."""
+        self._keeper.start()
+
+    def record_batch(self, events: Sequence[EventT]) -> None:
+        """Record checked events in one frame: after a crash all of them are there, or none.
+
+        Raises ``ValueError`` when they are too long for one frame (16 MiB encoded).
+        """
+        if not events:
+            return
+        payload = self._plug.codec.encode_events(events)
+        if len(payload) > PAYLOAD_BYTES_MAX:
+            raise ValueError(
+                f"{len(events)} events take {len(payload)} bytes, and one batch may take {PAYLOAD_BYTES_MAX}: record "
+                "them in several batches"
+            )
+        if self._buffered:
+            self._buffer.add(payload)
+        else:
+            self._log.append(FrameKind.EVENTS, payload)
+        self._events += len(events)
+        if self.record == self._record_on_device:
+            self._commit.sync()
+
+    def _record_buffered(self, event: EventT) -> None:
+        self._buffer.add(event)
+        # The interpreter switches threads at calls and jumps only, so with a GIL no count is lost.
+        self._events += 1
+
+    def _record_in_process(self, event: EventT) -> None:
+        self._log.append(FrameKind.EVENTS, self._plug.codec.encode_events((event,)))
+        self._events += 1
+
+    def _record_on_device(self, event: EventT) -> None:
+        self._log.append(FrameKind.EVENTS, self._plug.codec.encode_events((event,)))
+        self._events += 1
+        self._commit.sync()
+
+    def sync(self) -> None:
+        """Return when everything recorded before the call is on the device."""
+        if self._closed:
+            raise self._closed_error()
+        self._drain()
+        self._commit.sync()
+
+    def checkpoint(self, *, compact: bool) -> None:
+        """Sync; then compact the log if it is due. ``compact`` does it in any case, and raises when it fails."""
+        self.sync()
+        if compact:
+            self._compactor.run(self._events)
+        else:
+            self._compactor.after_flush(self._events)
+
+    def view(self) -> View[EventT, StateT]:
+        """Return all that was recorded before the call, at one point of time; the caller closes it.
+
+        Once the store is poisoned, what is known to be durable.
+        """
+        if self._closed:
+            raise self._closed_error()
+        return self._keeper.call(self._open_view)
+
+    def records(self) -> Iterator[tuple[str, StateT]]:
+        """Yield every key and its settled state as of the first step, in the order of the keys, in bounded memory."""
+        nonce = self._nonce()
+        spill = FileSpill(self._environment.fs, self.directory, f"spill-{nonce:016x}", nonce)
+        view = self.view()
+        try:
+            yield from merged(view, self._options.merge_memory_bytes, spill)
+        finally:
+            view.close()
+            spill.close()
+
+    def stats(self) -> StoreStats:
+        """Return the figures of the store now."""
+        if self._closed:
+            raise self._closed_error()
+        end_lsn = self._log.end_lsn()
+        return StoreStats(
+            events=self._events - self.recovery.events_replayed,
+            buffered_events=len(self._buffer),
+            log_written_bytes=end_lsn - self._start_lsn,
+            syncs=self._commit.syncs,
+            durable_lsn=self._commit.durable_lsn,
+            end_lsn=end_lsn,
+            log_bytes=end_lsn - self._compactor.snapshot_lsn,
+            snapshot_lsn=self._compactor.snapshot_lsn,
+            snapshot_bytes=self._compactor.snapshot_bytes,
+            last_checkpoint_ns=self._compactor.last_checkpoint_ns,
+            last_background_error=self._background_error or self._compactor.last_error,
+        )
+
+    def tick(self) -> None:
+        """Do what is due: drain the buffer, sync after the interval, start a compaction. The keeper calls it.
+
+        What goes wrong is kept for ``stats`` and logged; a failed sync also poisons the store.
+        """
+        if self._commit.failure is not None or self._closed:
+            return
+        try:
+            if self._buffered:
+                self._buffer.drain()
+            now_ns = self._environment.monotonic_ns()
+            if now_ns >= self._next_sync_ns and self._commit.settle():
+                self._next_sync_ns = now_ns + self._options.sync_interval_ns
+            self._compactor.when_grown(self._events)
+            self._background_error = None
+        except (SchedulerPersistenceError, OSError) as error:
+            if str(error) != self._background_error:
+                self._background_error = str(error)
+                # The message says it all: a traceback into the engine would help nobody.
+                _logger.error("%s: %s", self.directory, error)  # noqa: TRY400
+
+    def close(self) -> None:
+        """Drain, sync, mark the log as closed cleanly, and release the lock. Closing twice is fine.
+
+        Raises the first error when the store was poisoned and what goes wrong now; the lock is released in any case,
+        and a store that was not closed cleanly is recovered at the next opening.
+        """
+        if self._closed:
+            return
+        refusal = self._closed_error
+        try:
+            self._buffer.refuse(refusal)
+            self._compactor.stop()
+            self._commit.raise_if_poisoned()
+            self._drain()
+            self._commit.finish(refusal)
+        finally:
+            self._log.refuse(refusal)
+            self._keeper.stop()
+            self._closed = True
+            self._log.close()
+            self._lock.release()
+
+    def abandon_after_fork(self) -> None:
+        """Make this copy of the store unusable, in a forked child; touches no file and no lock of the parent."""
+
+        def refusal() -> ForkedProcessError:
+            return ForkedProcessError(
+                f"{self.directory} was opened before this process was forked: open it in the process that uses it"
+            )
+
+        self._closed_error = refusal  # type: ignore[method-assign]  # Every later call tells why.
+        self._closed = True
+        self._buffer.refuse(refusal)
+        self._log.abandon(refusal)
+        self._lock.abandon()
+
+    def _closed_error(self) -> SchedulerPersistenceError:
+        return StoreClosedError(f"the store {self.directory} was closed: open it again")
+
+    def _drain(self) -> None:
+        if self._buffered:
+            self._keeper.call(self._buffer.drain)
+
+    def _open_view(self) -> View[EventT, StateT]:
+        pending = self._buffer.pending() if self._commit.failure is None else []
+        end_lsn = self._log.end_lsn() if self._commit.failure is None else self._commit.durable_lsn
+        try:
+            files = survey(self._environment.fs, self.directory, self._plug, created=True)
+        except OSError as error:
+            raise storage_error(error, f"reading {self.directory}") from error
+        assert files is not None
+        return View(files, end_lsn, self._plug, pending)
+
+    def _on_poison(self, failure: StorePoisonedError) -> None:
+        def refusal() -> StorePoisonedError:
+            return StorePoisonedError(str(failure))
+
+        _logger.error("%s", failure)
+        self._buffer.refuse(refusal)
+        self._log.refuse(refusal)
+
+    def _nonce(self) -> int:
+        return int.from_bytes(self._environment.random_bytes(8), "big")

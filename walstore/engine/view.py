@@ -1,0 +1,87 @@
+"""A view: snapshot and log up to one position, open for reading, whatever the writer does meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Generic
+
+from walstore.engine.environment import EventT, Plug, StateT
+from walstore.engine.segment import FrameReader
+from walstore.engine.survey import Files
+from walstore.errors import CorruptionError
+from walstore.format.layout import HEADER_BYTES, FrameKind
+
+__all__ = ["View"]
+
+
+class View(Generic[EventT, StateT]):
+    """The events and records of a store up to ``end_lsn``, and ``pending`` events that follow them.
+
+    For one thread. Reading raises ``CorruptionError``, and ``OSError`` where the device does.
+    """
+
+    def __init__(
+        self,
+        files: Files[EventT, StateT],
+        end_lsn: int,
+        plug: Plug[EventT, StateT],
+        pending: Sequence[Sequence[EventT]] = (),
+    ) -> None:
+        self._files = files
+        self._pending = pending
+        self.plug = plug
+        self.snapshot = files.snapshot
+        self.end_lsn = end_lsn
+
+    @property
+    def log_bytes(self) -> int:
+        """The bytes of the log above the snapshot."""
+        return self.end_lsn - self._files.floor_lsn
+
+    def records(self) -> Iterator[tuple[str, StateT]]:
+        """Yield the records of the snapshot, in the order of their keys."""
+        return self.snapshot.records() if self.snapshot is not None else iter(())
+
+    def events(self) -> Iterator[Sequence[EventT]]:
+        """Yield the events above the snapshot in the order in which they were recorded, frame by frame."""
+        return chain((events for _, events in self.frames()), self._pending)
+
+    def frames(self) -> Iterator[tuple[int, Sequence[EventT]]]:
+        """Yield the events in the log above the snapshot with the LSN of their frame."""
+        decode = self.plug.codec.decode_events
+        for link in self._files.chain:
+            reader = FrameReader(
+                link.file, link.header.nonce, HEADER_BYTES, min(link.end, self.end_lsn - link.base_lsn)
+            )
+            for offset, frame in reader:
+                if frame.kind is FrameKind.EVENTS:
+                    try:
+                        events = decode(frame.payload)
+                    except ValueError as error:
+                        raise CorruptionError(
+                            f"a frame that verifies holds something else than events ({error})",
+                            path=link.path,
+                            offset=offset,
+                            lsn=link.base_lsn + offset,
+                        ) from error
+                    yield link.base_lsn + offset, events
+            if reader.trouble is not None:
+                raise CorruptionError(
+                    f"the log can't be read where it could be before ({reader.trouble})",
+                    path=link.path,
+                    offset=reader.position,
+                    lsn=link.base_lsn + reader.position,
+                )
+
+    def fold(self) -> dict[str, StateT]:
+        """Return the state of every key, unsettled, all in memory."""
+        states = dict(self.records())
+        fold = self.plug.reducer.fold
+        for events in self.events():
+            fold(states, events)
+        return states
+
+    def close(self) -> None:
+        """Close the files."""
+        self._files.close()

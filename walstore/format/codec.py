@@ -1,0 +1,121 @@
+"""Events and records to msgpack and back: the codec of jobs, as ``docs/format.md`` specifies it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import msgpack
+
+from walstore.model.cron import EXPRESSION_CHARACTERS_MAX
+from walstore.model.events import CANCELLED, FINISHED, RESTORED, SCHEDULED, STARTED, EventForm
+from walstore.model.names import INSTANT_MAX_NS, NAME_BYTES_MAX
+from walstore.model.records import FAILED_RETRYING, FAILURES_MAX, JobState
+from walstore.model.schedule import ScheduleForm, schedule_of
+
+__all__ = ["JobCodec"]
+
+_ARITY = {SCHEDULED: 4, STARTED: 3, FINISHED: 4, CANCELLED: 2, RESTORED: 8}
+
+
+class JobCodec:
+    """The codec of jobs, as the engine takes it. Every ``decode`` raises ``ValueError`` for bytes it did not write."""
+
+    id = "job/1"
+
+    def encode_events(self, events: Sequence[EventForm]) -> bytes:
+        """Return the payload of one frame with these events, of which there is at least one."""
+        return _pack(events[0] if len(events) == 1 else events)
+
+    def decode_events(self, payload: bytes) -> Sequence[EventForm]:
+        """Return the events of a payload, checked."""
+        content = _unpack(payload)
+        if not isinstance(content, tuple) or not content:
+            raise ValueError("the payload holds no events")
+        events = (content,) if isinstance(content[0], int) else content
+        for event in events:
+            _check_event(event)
+        return cast("Sequence[EventForm]", events)
+
+    def encode_records(self, records: Sequence[tuple[str, JobState]]) -> bytes:
+        """Return the payload of one frame with these records; their states must be settled."""
+        return _pack([(job, *state) for job, state in records])
+
+    def decode_records(self, payload: bytes) -> list[tuple[str, JobState]]:
+        """Return the records of a payload, checked."""
+        content = _unpack(payload)
+        if not isinstance(content, tuple):
+            raise ValueError("the payload holds no records")
+        records: list[tuple[str, JobState]] = []
+        for record in content:
+            if not isinstance(record, tuple) or len(record) != _ARITY[RESTORED] - 1:
+                raise ValueError(f"not a record that this release knows: {record!r}")
+            _check_id(record[0])
+            _check_state(record[1:])
+            records.append((record[0], cast("JobState", record[1:])))
+        return records
+
+
+def _pack(value: object) -> bytes:
+    return msgpack.packb(value)
+
+
+def _unpack(payload: bytes) -> object:
+    """Return what the payload holds, with tuples for arrays. All of msgpack's own errors become ``ValueError``."""
+    try:
+        content: object = msgpack.unpackb(payload, use_list=False, strict_map_key=True)
+    except (msgpack.UnpackException, ValueError, RecursionError) as error:
+        raise ValueError(f"the payload is not the msgpack of this codec: {error}") from error
+    return content
+
+
+def _check_event(event: object) -> None:
+    if not isinstance(event, tuple) or not event:
+        raise ValueError(f"not an event: {event!r}")
+    kind = event[0]
+    if type(kind) is not int or len(event) != _ARITY.get(kind):
+        raise ValueError(f"not an event that this release knows: {event!r}")
+    _check_id(event[1])
+    if kind == RESTORED:
+        _check_state(event[2:])
+    elif kind != CANCELLED:
+        _check_instant(event[2])
+        if kind == SCHEDULED:
+            _check_schedule(event[3])
+        elif kind == FINISHED and type(event[3]) is not bool:
+            raise ValueError(f"not an outcome: {event[3]!r}")
+
+
+def _check_id(job: object) -> None:
+    # Names were checked in full when they were recorded, and the checksum holds; this keeps out what would break the
+    # engine's order of records, or memory.
+    if type(job) is not str or len(job) > NAME_BYTES_MAX or not 0 < job.rfind(".") < len(job) - 1:
+        raise ValueError(f"not the id of a job: {job!r}")
+
+
+def _check_instant(at_ns: object) -> None:
+    if type(at_ns) is not int or not 0 <= at_ns <= INSTANT_MAX_NS:
+        raise ValueError(f"not an instant: {at_ns!r}")
+
+
+def _check_state(state: tuple[object, ...]) -> None:
+    status, next_fire_ns, started_ns, finished_ns, failures, schedule = state
+    if type(status) is not int or not 0 <= status <= FAILED_RETRYING:
+        raise ValueError(f"not a status that this release knows: {status!r}")
+    for at_ns in (next_fire_ns, started_ns, finished_ns):
+        if at_ns is not None:
+            _check_instant(at_ns)
+    if type(failures) is not int or not 0 <= failures <= FAILURES_MAX:
+        raise ValueError(f"not a count of failures: {failures!r}")
+    _check_schedule(schedule)
+
+
+def _check_schedule(form: object) -> None:
+    if not isinstance(form, tuple) or any(isinstance(part, bool) for part in form):
+        raise ValueError(f"not a schedule: {form!r}")
+    if len(form) == 2 and isinstance(form[1], str) and len(form[1]) > EXPRESSION_CHARACTERS_MAX:
+        raise ValueError("a cron expression that is too long")
+    try:
+        schedule_of(cast("ScheduleForm", form))
+    except TypeError as error:  # An unhashable part.
+        raise ValueError(f"not a schedule: {form!r}") from error

@@ -1,0 +1,103 @@
+"""Framing: bytes in, frames or "need more" out. Knows no files and no payloads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from xxhash import xxh3_64_digest
+
+from walstore.format.layout import (
+    ALIGNMENT_BYTES,
+    FRAME_HEADER,
+    FRAME_HEADER_BYTES,
+    FRAME_MAGIC,
+    PAYLOAD_BYTES_MAX,
+    FrameKind,
+)
+
+__all__ = ["BadFrameError", "Frame", "NeedMore", "decode_frame", "encode_frame", "find_frames", "frame_bytes"]
+
+_CHECKSUM_BYTES = 8
+_MAGIC_OFFSET = 12
+_PADDING = tuple(b"\0" * (-length % ALIGNMENT_BYTES) for length in range(ALIGNMENT_BYTES))
+_KINDS = {int(kind): kind for kind in FrameKind}
+
+
+class BadFrameError(ValueError):
+    """The bytes are no frame; the message says why."""
+
+
+class Frame(NamedTuple):
+    """A frame that verified. ``end`` is the offset in the given bytes where the next one begins."""
+
+    kind: FrameKind
+    payload: bytes
+    end: int
+
+
+class NeedMore(NamedTuple):
+    """The bytes end within a frame: at least ``size`` bytes from the frame's start are needed."""
+
+    size: int
+
+
+def frame_bytes(payload_bytes: int) -> int:
+    """Return how many bytes a frame with a payload of this length takes."""
+    return FRAME_HEADER_BYTES + payload_bytes + -payload_bytes % ALIGNMENT_BYTES
+
+
+def encode_frame(kind: FrameKind, payload: bytes, seed: int) -> bytes:
+    """Return the bytes of a frame. The payload must not be longer than ``PAYLOAD_BYTES_MAX``."""
+    length = len(payload)
+    body = length.to_bytes(4, "big") + FRAME_MAGIC + bytes((kind, 0)) + payload + _PADDING[length % ALIGNMENT_BYTES]
+    return xxh3_64_digest(body, seed) + body
+
+
+def decode_frame(data: bytes, offset: int, seed: int, room: int) -> Frame | NeedMore:
+    """Return the frame at ``offset``, or how many bytes it takes.
+
+    ``room`` is how many bytes from ``offset`` a frame may take at most, known from the length of the file: nothing
+    beyond it is ever asked for. Raises ``BadFrameError`` when the bytes are no frame.
+    """
+    if room < FRAME_HEADER_BYTES:
+        raise BadFrameError(f"no frame fits in the {room} bytes left")
+    if len(data) - offset < FRAME_HEADER_BYTES:
+        return NeedMore(FRAME_HEADER_BYTES)
+    checksum, length, magic, kind, zero = FRAME_HEADER.unpack_from(data, offset)
+    if magic != FRAME_MAGIC or zero:
+        raise BadFrameError("no frame begins here")
+    size = frame_bytes(length)
+    if length > PAYLOAD_BYTES_MAX or size > room:
+        raise BadFrameError(f"a frame of {length} bytes does not fit in the {room} bytes left")
+    end = offset + size
+    if len(data) < end:
+        return NeedMore(size)
+    body = data[offset + _CHECKSUM_BYTES : end]
+    if xxh3_64_digest(body, seed) != checksum:
+        raise BadFrameError("the checksum of the frame does not match")
+    known = _KINDS.get(kind)
+    if known is None:
+        raise BadFrameError(f"a frame of the unknown kind {kind}")
+    payload_offset = FRAME_HEADER_BYTES - _CHECKSUM_BYTES
+    return Frame(known, body[payload_offset : payload_offset + length], end)
+
+
+def find_frames(data: bytes, seed: int) -> Iterator[Frame]:
+    """Yield every frame in ``data`` that verifies, at any aligned offset: what lies behind a damaged place.
+
+    ``data`` must begin at a multiple of 8 in its file.
+    """
+    position = data.find(FRAME_MAGIC)
+    while position >= 0:
+        start = position - _MAGIC_OFFSET
+        following = position + 1
+        if start >= 0 and start % ALIGNMENT_BYTES == 0:
+            try:
+                frame = decode_frame(data, start, seed, len(data) - start)
+            except BadFrameError:
+                frame = None
+            if isinstance(frame, Frame):
+                yield frame
+                following = frame.end
+        position = data.find(FRAME_MAGIC, following)

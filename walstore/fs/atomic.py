@@ -1,0 +1,42 @@
+"""The one way to create a file of a store: finished and on the device before it has its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from walstore.fs.api import File, FileSystem
+
+__all__ = ["SyncFailedError", "create_atomically"]
+
+
+class SyncFailedError(OSError):
+    """The sync of a directory failed: what was created in it may be gone after a crash."""
+
+
+def create_atomically(fs: FileSystem, directory: str, name: str, temporary: str, fill: Callable[[File], None]) -> File:
+    """Create ``name`` in ``directory`` with what ``fill`` writes, and return it open.
+
+    On return the file, its bytes, its length and its name are on the device. After a crash at any point it is there
+    whole or not at all, but for a file called ``temporary``. Raises what ``fill`` and the file system raise; the
+    temporary file is then removed where that is possible. ``SyncFailedError`` means that ``name`` is there, but may not
+    be there after a crash; a failed sync of the file itself is as harmless as any other error: it has no name yet.
+    """
+    path = f"{directory}/{temporary}"
+    file = fs.create(path)
+    try:
+        fill(file)
+        file.sync()
+        fs.rename(path, f"{directory}/{name}")
+        try:
+            fs.sync_directory(directory)
+        except OSError as error:
+            raise SyncFailedError(error.errno, error.strerror, directory) from error
+    except BaseException as error:
+        file.close()
+        try:
+            fs.unlink(path)
+        except OSError as second:
+            # The first error is the one to tell; the leftover is removed at the next opening.
+            error.add_note(f"{path} could not be removed: {second}")
+        raise
+    return file

@@ -1,0 +1,300 @@
+"""The real file system: the only module that does file I/O."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import re
+import stat
+import sys
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from walstore.errors import UnsupportedPlatformError
+from walstore.fs.api import Appender, File, Lock
+
+try:
+    import fcntl
+except ImportError:  # Windows. Importing and MemoryPersistence work there; opening a store is refused by check().
+    fcntl = None  # type: ignore[assignment]  # Nothing reaches it after check() has refused.
+
+__all__ = ["OsFileSystem"]
+
+_MAPPABLE: Final = frozenset({"ext4", "xfs", "tmpfs"})
+"""File systems on which a write to an allocated mapped page can't fail. On a copy-on-write file system that is full it
+kills the process with SIGBUS."""
+
+_NETWORKED: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.ceph", "fuse.sshfs", "fuse.glusterfs", "lustre"}
+    | {"gfs2", "ocfs2", "orangefs", "beegfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse", "virtiofs"}
+)
+_BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
+_MOUNTS: Final = "/proc/self/mountinfo"
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
+"""How the table of mounts writes blanks in paths."""
+_SMALL_BYTES: Final = 4096
+
+
+class OsFileSystem:
+    """The file systems of the operating system (Linux). Any thread may use it."""
+
+    def check(self, directory: str) -> None:
+        """Raise ``UnsupportedPlatformError`` where a store can't keep its promises. Creates nothing."""
+        if fcntl is None or not all(hasattr(os, name) for name in ("fdatasync", "posix_fallocate", "pread")):
+            raise UnsupportedPlatformError(
+                f"a store needs flock, fdatasync and fallocate, which {sys.platform} lacks: use MemoryPersistence "
+                "here, or run on Linux"
+            )
+        kind = _file_system_kind(directory)
+        if kind in _NETWORKED:
+            raise UnsupportedPlatformError(
+                f"{directory} is on {kind}, a network file system, where locks and syncs do not hold: put the store on "
+                "a local disk"
+            )
+
+    def boot_id(self) -> bytes:
+        """Return the kernel's boot id; without one, 16 random bytes, which recovery takes for another boot."""
+        try:
+            with open(_BOOT_ID, encoding="ascii") as file:
+                return bytes.fromhex(file.read().strip().replace("-", ""))
+        except (OSError, ValueError):
+            return os.urandom(16)
+
+    def list_directory(self, directory: str) -> list[str]:
+        """Return the names in ``directory``."""
+        return os.listdir(directory)
+
+    def make_directory(self, directory: str) -> None:
+        """Create ``directory`` with mode 0700."""
+        os.mkdir(directory, 0o700)
+
+    def sync_directory(self, directory: str) -> None:
+        """Sync the entries of ``directory``."""
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def create(self, path: str) -> File:
+        """Create a file with mode 0600 and open it."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        return _OsFile(os.open(path, flags, 0o600), path)
+
+    def open(self, path: str, *, writable: bool = False) -> File:
+        """Open a regular file. Raises ``OSError`` for a symbolic link, and for anything that is no regular file."""
+        return _OsFile(_open_regular(path, os.O_RDWR if writable else os.O_RDONLY), path)
+
+    def rename(self, source: str, target: str) -> None:
+        """Rename a file."""
+        os.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        """Remove a file."""
+        os.unlink(path)
+
+    def lock(self, path: str) -> Lock | None:
+        """Lock a file with ``flock``, creating it when missing; None when it is locked elsewhere."""
+        descriptor = _open_regular(path, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return _OsLock(descriptor)
+
+    def read_small(self, path: str) -> bytes:
+        """Return the first 4 KiB of a file."""
+        descriptor = _open_regular(path, os.O_RDONLY)
+        try:
+            return os.pread(descriptor, _SMALL_BYTES, 0)
+        finally:
+            os.close(descriptor)
+
+
+class _OsFile:
+    def __init__(self, descriptor: int, path: str) -> None:
+        self._descriptor = descriptor
+        self._path = path
+        self._map: mmap.mmap | None = None
+
+    def size(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        data = os.pread(self._descriptor, size, offset)
+        if len(data) == size or not data:
+            return data
+        # A read may be short without the file having ended.
+        parts = [data]
+        missing = size - len(data)
+        while missing and (data := os.pread(self._descriptor, missing, offset + size - missing)):
+            parts.append(data)
+            missing -= len(data)
+        return b"".join(parts)
+
+    def write(self, offset: int, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._descriptor, view, offset)
+            offset += written
+            view = view[written:]
+
+    def allocate(self, size: int) -> None:
+        os.posix_fallocate(self._descriptor, 0, size)
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._descriptor, size)
+
+    def sync(self) -> None:
+        os.fdatasync(self._descriptor)
+
+    def appender(self, start: int, end: int) -> Appender:
+        if _file_system_kind(self._path) not in _MAPPABLE:
+            return _PwriteAppender(self, start, end)
+        self._map = mmap.mmap(self._descriptor, end)
+        self._map.seek(start)
+        return _locked_without_gil(_MapAppender(self._map))
+
+    def close(self) -> None:
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+
+class _MapAppender:
+    """Appends by one C call into the mapped file, which the GIL makes atomic: no lock, no system call."""
+
+    def __init__(self, target: mmap.mmap) -> None:
+        # An attribute holding the C method itself, so that callers reach it without a Python frame in between.
+        self.write: Callable[[bytes], object] = target.write
+        self._map = target
+
+    def tell(self) -> int:
+        return self._map.tell()
+
+    def seal(self) -> int:
+        # Where the position is at the end no write fits. A write that comes between these two calls lies behind the
+        # offset returned; the caller looks for it.
+        end = self._map.tell()
+        self._map.seek(0, os.SEEK_END)
+        return end
+
+
+class _PwriteAppender:
+    """Appends with ``pwrite``, under a lock, where mapping is not known to be safe."""
+
+    def __init__(self, file: _OsFile, start: int, end: int) -> None:
+        self._file = file
+        self._position = start
+        self._end = end
+        self._lock = threading.RLock()
+        self._busy = False
+
+    def write(self, data: bytes) -> None:
+        with self._lock:
+            if self._busy:
+                # Only the lock's own thread gets here: a signal handler that records while the interrupted call of
+                # the same thread is between its two steps. Waiting for it would be waiting for ever.
+                raise OSError(errno.EDEADLK, "a signal handler recorded while its thread was recording")
+            if len(data) > self._end - self._position:
+                raise ValueError("the segment is full or sealed")
+            self._busy = True
+            try:
+                self._file.write(self._position, data)
+            except OSError:
+                # A part may have been written: it must not stay behind a shorter frame that comes next.
+                self._file.write(self._position, bytes(len(data)))
+                raise
+            else:
+                self._position += len(data)
+            finally:
+                self._busy = False
+
+    def tell(self) -> int:
+        return self._position
+
+    def seal(self) -> int:
+        with self._lock:
+            end, self._position = self._position, self._end
+            return end
+
+
+def _locked_without_gil(appender: _MapAppender) -> _MapAppender:
+    if getattr(sys, "_is_gil_enabled", lambda: True)():
+        return appender
+    lock = threading.RLock()
+    bare_write, bare_seal = appender.write, appender.seal
+
+    def write(data: bytes) -> object:
+        with lock:
+            return bare_write(data)
+
+    def seal() -> int:
+        with lock:
+            return bare_seal()
+
+    appender.write = write
+    appender.seal = seal  # type: ignore[method-assign]  # The lock must cover both, in the rare build without a GIL.
+    return appender
+
+
+class _OsLock:
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read(self) -> bytes:
+        return os.pread(self._descriptor, _SMALL_BYTES, 0)
+
+    def write(self, data: bytes) -> None:
+        os.pwrite(self._descriptor, data, 0)
+        os.ftruncate(self._descriptor, len(data))
+        os.fdatasync(self._descriptor)
+
+    def release(self) -> None:
+        # Unlocked by name and not just closed: a child that is about to exec may hold a copy for a moment longer.
+        if self._descriptor >= 0:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self.abandon()
+
+    def abandon(self) -> None:
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    # O_NONBLOCK keeps a FIFO that lies in wait under this name from blocking the open for ever.
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "Not a regular file", path)
+    return descriptor
+
+
+def _file_system_kind(path: str) -> str:
+    """Return the kind of file system that ``path``, or its nearest existing parent, lies on; "" when unknown."""
+    path = os.path.realpath(path)
+    while not os.path.exists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    best, kind = "", ""
+    try:
+        with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as mounts:
+            for line in mounts:
+                before, _, after = line.partition(" - ")
+                point = _OCTAL.sub(lambda escape: chr(int(escape[1], 8)), before.split()[4])
+                inside = path == point or path.startswith(point.rstrip("/") + "/")
+                # Of several mounts on one point, the last one is on top.
+                if inside and len(point) >= len(best):
+                    best, kind = point, after.split()[0]
+    except (OSError, IndexError):
+        return ""
+    return kind
