@@ -1,0 +1,136 @@
+# Each environment is made once and marked by a stamp, so that a second run is quick.
+#   make test PYTHON=python3.12      another interpreter
+#   make test-wheel PYTEST_ARGS=...  other arguments for pytest
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+SKIP ?=
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+SUPPORTED := 3.11 3.12 3.13
+# A PYTHONPATH of the caller could put the checkout before the installed wheel.
+unexport PYTHONPATH
+
+SHOW_VERSION := import sys; print("%d.%d" % sys.version_info[:2])
+VERSION := $(shell $(PYTHON) -c '$(SHOW_VERSION)' 2>/dev/null)
+
+LINT := .venv/lint
+DEMO := .venv/demo
+TEST := .venv/test-$(VERSION)
+# Tests run from here: nothing of the checkout can be imported from it.
+RUN := build/run-$(VERSION)
+# The benchmark plugin warns beside xdist, and a warning is an error; benchmarks are no tests anyway.
+PYTEST := $(CURDIR)/$(TEST)/bin/pytest -c $(CURDIR)/pyproject.toml --rootdir=$(CURDIR) -n 2 --benchmark-disable -q
+
+# Folders as well: deleting a file touches its folder.
+SOURCES := $(shell find walstore -name __pycache__ -prune -o -print)
+TYPED := $(patsubst %/,%,$(sort $(foreach d,walstore tests fuzz examples bench,$(if $(shell find $d -name '*.py' 2>/dev/null),$d))))
+
+# Prints the requirements of the package and of the extras given as arguments.
+REQUIREMENTS := import sys, tomllib; \
+	project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	extras = [line for name in sys.argv[1:] for line in project["optional-dependencies"][name]]; \
+	print("\n".join(project["dependencies"] + extras))
+
+# pip may name the machine's package index in a complaint; that is nobody's business but the machine's.
+MASK := sed -E 's,((https?|file)://|host=.)[^ ]+,\1(index),g' >&2
+pip = $(1)/bin/python -m pip --disable-pip-version-check -qq $(2) 2>&1 | $(MASK)
+# --clear: an interrupted or outdated environment is made anew.
+venv = $(PYTHON) -m venv --clear $(1)
+
+.PHONY: help
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
+
+.PHONY: demo
+demo: $(DEMO)/.stamp ## install the package and run `walstore demo`
+	@$(DEMO)/bin/walstore demo
+
+.PHONY: test
+test: lint test-wheel ## lint, build the wheel and test it, on one Python
+
+.PHONY: lint
+lint: $(LINT)/.stamp ## ruff and mypy
+	@$(LINT)/bin/ruff check --quiet
+	@$(LINT)/bin/ruff format --check --quiet || { echo 'Not formatted: run `$(LINT)/bin/ruff format`.' >&2; exit 1; }
+	@$(LINT)/bin/mypy $(TYPED)
+
+.PHONY: test-wheel
+test-wheel: install-wheel ## test the built wheel, on one Python
+	@cd $(RUN) && $(PYTEST) $(PYTEST_ARGS) $(CURDIR)/tests
+
+.PHONY: test-pythons
+test-pythons: check ## test the wheel on every Python 3.11 to 3.13 of this machine (SKIP=3.11 leaves one out)
+	@seen=' $(SKIP) '; \
+	for python in $(PYTHON) $$(type -aP $(SUPPORTED:%=python%)) $$(pyenv root 2>/dev/null)/versions/*/bin/python; do \
+		version=$$("$$python" -c '$(SHOW_VERSION)' 2>/dev/null) || continue; \
+		[[ ' $(SUPPORTED) ' == *" $$version "* && $$seen != *" $$version "* ]] || continue; \
+		"$$python" -c 'import ensurepip, venv' 2>/dev/null || continue; \
+		seen+="$$version "; \
+		echo "Python $$version:"; \
+		$(MAKE) test-wheel PYTHON="$$python"; \
+	done; \
+	for version in $(SUPPORTED); do \
+		[[ $$seen == *" $$version "* ]] || echo "Python $$version is not here (or without venv): not tested." >&2; \
+	done
+
+.PHONY: coverage
+coverage: install-wheel ## line and branch coverage of the wheel, child processes included
+	@cd $(RUN) && COVERAGE_FILE=$(CURDIR)/build/coverage $(PYTEST) --cov --cov-config=$(CURDIR)/pyproject.toml \
+		$(PYTEST_ARGS) $(CURDIR)/tests
+
+.PHONY: clean
+clean: ## remove all that make and the tests made
+	@rm -rf .venv build dist .coverage* .hypothesis .benchmarks .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: check
+check:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo 'walstore needs Python 3.11 or newer (Debian: apt install python3); PYTHON=... names another one.' >&2; \
+		  exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo '$(PYTHON) cannot make environments: install its venv module (Debian: apt install python3-venv).' >&2; \
+		  exit 1; }
+
+$(LINT)/.stamp: pyproject.toml | check
+	@echo 'Setting up $(LINT)'
+	@$(call venv,$(LINT))
+	@$(LINT)/bin/python -c '$(REQUIREMENTS)' cli lint test fuzz bench > $(LINT)/requirements.txt
+	@$(call pip,$(LINT),install build 'hatchling>=1.27' -r $(LINT)/requirements.txt)
+	@touch $@
+
+$(TEST)/.stamp: pyproject.toml | check
+	@echo 'Setting up $(TEST)'
+	@$(call venv,$(TEST))
+	@$(TEST)/bin/python -c '$(REQUIREMENTS)' cli test > $(TEST)/requirements.txt
+	@$(call pip,$(TEST),install -r $(TEST)/requirements.txt)
+	@touch $@
+
+# A terminal without colours is no reason to show nothing: the demo runs without the extra as well.
+$(DEMO)/.stamp: pyproject.toml $(SOURCES) | check
+	@echo 'Setting up $(DEMO)'
+	@$(call venv,$(DEMO))
+	@$(DEMO)/bin/python -m pip --disable-pip-version-check -qqq install '.[cli]' 2>/dev/null || $(call pip,$(DEMO),install .)
+	@touch $@
+
+# The wheel is built from the source distribution, so that a file missing from either fails here.
+dist/.stamp: pyproject.toml README.md LICENSE NOTICE $(SOURCES) | $(LINT)/.stamp
+	@rm -rf dist && mkdir -p build
+	@$(LINT)/bin/python -m build --no-isolation --outdir dist . > build/wheel.log 2>&1 || { cat build/wheel.log >&2; exit 1; }
+	@touch $@
+
+.PHONY: install-wheel
+install-wheel: dist/.stamp $(TEST)/.stamp
+	@$(call pip,$(TEST),install --no-index --no-deps --force-reinstall dist/*.whl)
+	@$(call pip,$(TEST),check)
+	@mkdir -p $(RUN)
+	@cd $(RUN) && $(CURDIR)/$(TEST)/bin/python -c \
+		'import sys, walstore; sys.exit(not walstore.__file__.startswith(sys.prefix))' || \
+		{ echo 'The tests would import a walstore other than the built wheel.' >&2; exit 1; }
