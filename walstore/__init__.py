@@ -6,6 +6,8 @@ is in ``walstore.testing``.
 
 from __future__ import annotations
 
+import logging
+
 from walstore.engine.recovery import RecoveryReport
 from walstore.engine.store import StoreStats
 from walstore.errors import SchedulerPersistenceError
@@ -18,6 +20,9 @@ from walstore.persistence import BatchPersistence, MemoryPersistence, SchedulerP
 from walstore.wal import WalPersistence
 
 __version__ = "0.1.0"
+
+# Silent unless the application wants to hear it.
+logging.getLogger("walstore").addHandler(logging.NullHandler())
 
 __all__ = [
     "BatchPersistence",

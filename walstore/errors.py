@@ -22,6 +22,8 @@ raised before anything is recorded; they are not part of this tree.
 from __future__ import annotations
 
 import errno as _errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 __all__ = [
     "CorruptionError",
@@ -37,6 +39,7 @@ __all__ = [
     "StorePoisonedError",
     "UnsupportedPlatformError",
     "storage_error",
+    "storage_errors",
 ]
 
 _FULL = frozenset({_errno.ENOSPC, _errno.EDQUOT})
@@ -127,3 +130,12 @@ def storage_error(error: OSError, doing: str) -> StorageError:
     return StorageError(
         f"{reason} while {doing}. Check the path, its permissions and the device, then try again.", error.errno
     )
+
+
+@contextmanager
+def storage_errors(doing: str) -> Iterator[None]:
+    """Turn an ``OSError`` that comes out of the block into the error of this tree (see ``storage_error``)."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, doing) from error

@@ -16,7 +16,7 @@ from walstore.engine.opening import open_for_reading
 from walstore.engine.recovery import Progress, RecoveryReport
 from walstore.engine.store import Store, StoreStats
 from walstore.engine.view import View
-from walstore.errors import SchedulerPersistenceError, StoreClosedError, StorePoisonedError
+from walstore.errors import SchedulerPersistenceError, StoreClosedError, StorePoisonedError, storage_errors
 from walstore.format.codec import JobCodec
 from walstore.fs.os_fs import OsFileSystem
 from walstore.fs.os_process import call_in_forked_child, describe_process, random_bytes
@@ -77,10 +77,10 @@ class WalPersistence(SchedulerPersistence):
     ) -> None:
         """Open the store in the directory ``path``, creating or recovering it.
 
-        ``create=False`` requires that it exists. ``read_only=True`` takes no lock, writes nothing, and shows the store
-        as it was when it was opened, also while another process writes to it. ``clock`` returns nanoseconds since 1970:
-        the instant of ``record_scheduled``. ``progress`` is told, on a long recovery, how many bytes of how many are
-        read. ``environment`` is the world to run in, for simulations.
+        ``create=False`` requires that it exists. ``read_only=True`` takes no lock and writes nothing; each reading call
+        shows the store as it is then, also while another process writes to it. ``clock`` returns nanoseconds since
+        1970: the instant of ``record_scheduled``. ``progress`` is told, on a long recovery, how many bytes of how many
+        are read. ``environment`` is the world to run in, for simulations.
 
         Raises ``StoreNotFoundError`` (no store there, or a directory with other things in it), ``StoreLockedError``,
         ``CorruptionError``, ``NewerFormatError``, ``UnsupportedPlatformError``, ``StorageError``, and ``TypeError``
@@ -94,14 +94,12 @@ class WalPersistence(SchedulerPersistence):
         self._clock = clock
         self._directory = str(Path(path).absolute())
         environment = environment if environment is not None else os_environment(clock)
+        self._environment = environment
         self._store: JobStore | None = None
-        self._finalizer: weakref.finalize[..., WalPersistence]
         self._closed = False
         if read_only:
-            files, end_lsn, report = open_for_reading(environment, self._directory, JOBS, progress)
-            self._recovery = report
-            self._view = View(files, end_lsn, JOBS)
-            self._finalizer = weakref.finalize(self, self._view.close)
+            files, _, self._recovery = open_for_reading(environment, self._directory, JOBS, progress)
+            files.close()
         else:
             store = Store(
                 environment, self._directory, JOBS, durability, self._options, create=create, progress=progress
@@ -137,10 +135,8 @@ class WalPersistence(SchedulerPersistence):
 
         Once the store is poisoned: what is known to be durable. Raises ``CorruptionError``.
         """
-        if self._store is None:
-            states = self._reader_view().fold()
-        else:
-            view = self._store.view()
+        view = self._open_view()
+        with storage_errors(f"reading {self._directory}"):
             try:
                 states = view.fold()
             finally:
@@ -188,11 +184,7 @@ class WalPersistence(SchedulerPersistence):
         The memory follows ``WalOptions.merge_memory_bytes``; a writer puts what does not fit into temporary files in
         the directory. One thread may use the iterator; it holds files open until it ends or is closed.
         """
-        if self._store is not None:
-            records = self._store.records()
-        else:
-            records = merged(self._reader_view(), self._options.merge_memory_bytes, MemorySpill())
-        for job, state in records:
+        for job, state in self._store.records() if self._store is not None else self._read_records():
             yield record_of(job, state)
 
     def stats(self) -> StoreStats:
@@ -223,12 +215,10 @@ class WalPersistence(SchedulerPersistence):
         if self._closed:
             return
         self._closed = True
-        self._finalizer.detach()
         if self._store is not None:
+            self._finalizer.detach()
             _open_stores.discard(self._store)
             self._store.close()
-        else:
-            self._view.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -252,15 +242,28 @@ class WalPersistence(SchedulerPersistence):
             raise StoreClosedError(f"{self._directory} was opened read-only: open it without read_only to do this")
         return self._store
 
-    def _reader_view(self) -> View[EventForm, JobState]:
+    def _open_view(self) -> View[EventForm, JobState]:
+        if self._store is not None:
+            return self._store.view()
         if self._closed:
             raise StoreClosedError(f"the store {self._directory} was closed: open it again")
-        return self._view
+        files, end_lsn, _ = open_for_reading(self._environment, self._directory, JOBS)
+        return View(files, end_lsn, JOBS)
+
+    def _read_records(self) -> Iterator[tuple[str, JobState]]:
+        view = self._open_view()
+        with storage_errors(f"reading {self._directory}"):
+            try:
+                yield from merged(view, self._options.merge_memory_bytes, MemorySpill())
+            finally:
+                view.close()
 
 
 def _close_forgotten(store: JobStore) -> None:
     """Close a store whose owner is gone without closing it, or that is open when the interpreter exits."""
     _open_stores.discard(store)
+    if store.closed:
+        return
     warnings.warn(f"the store {store.directory} was never closed", ResourceWarning, stacklevel=2, source=store)
     store.close()
 

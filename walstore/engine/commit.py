@@ -28,6 +28,7 @@ class Commit:
         self._on_poison = on_poison
         self._quiet_lsn = durable_lsn
         self._settled = True
+        self._depth = 0
         self.durable_lsn = durable_lsn
         """Everything below is on the device."""
         self._broken = False
@@ -82,8 +83,8 @@ class Commit:
         if failure is None:
             failure = self.failure = StorePoisonedError(
                 f"{error.strerror or error} while syncing {what}: what had not reached the device may be gone, and a "
-                "second sync would not bring it back. Close the store, look at the device, and open it again: recovery finds "
-                f"out what is there. Known to be durable: everything below LSN {self.durable_lsn}."
+                "second sync would not bring it back. Close the store, look at the device, and open it again: recovery "
+                f"finds out what is there. Known to be durable: everything below LSN {self.durable_lsn}."
             )
             self._on_poison(failure)
         return failure
@@ -111,10 +112,16 @@ class Commit:
 
     def _sync_files(self) -> int:
         """Sync all segments that need it and return the LSN below which all is now on the device."""
-        lsn, segments = self._log.unsynced()
-        for segment in segments:
-            self._sync_file(segment.file, segment.path)
-        self._log.synced(segments)
+        lsn, sealed, live = self._log.unsynced()
+        self._depth += 1
+        try:
+            for segment in [*sealed, live]:
+                self._sync_file(segment.file, segment.path)
+            # A sync in a signal handler must not close what the sync that it interrupted has still to sync.
+            if self._depth == 1:
+                self._log.synced(sealed)
+        finally:
+            self._depth -= 1
         return lsn
 
     def _sync_file(self, file: File, path: str) -> None:

@@ -16,7 +16,7 @@ from walstore.engine.segment import Identity
 from walstore.engine.snapshot import write_snapshot
 from walstore.engine.survey import survey
 from walstore.engine.view import View
-from walstore.errors import SchedulerPersistenceError, storage_error
+from walstore.errors import SchedulerPersistenceError, StoreClosedError, storage_errors
 from walstore.format.filenames import snapshot_name, temporary_name
 from walstore.format.layout import FileKind
 from walstore.fs.api import File
@@ -59,7 +59,8 @@ class Compactor(Generic[EventT, StateT]):
         self._keeper = keeper
         self._log = log
         self._commit = commit
-        self._busy = threading.Lock()
+        # Reentrant: a signal handler, or the closing of a forgotten store, may come in the middle of a compaction.
+        self._busy = threading.RLock()
         self._thread: threading.Thread | None = None
         self._abandoned = False
         self._retry_at_ns = 0
@@ -96,9 +97,12 @@ class Compactor(Generic[EventT, StateT]):
             self._run_in_background(events)
 
     def run(self, events: int) -> None:
-        """Compact now, after one that is under way. Raises what goes wrong."""
-        with self._busy:
-            self._compact(events)
+        """Compact now, after one that is under way. Raises what goes wrong; ``StoreClosedError`` if ``stop`` came."""
+        try:
+            with self._busy:
+                self._compact(events)
+        except _AbandonedError as error:
+            raise StoreClosedError(f"the store {self._directory} was closed while its log was compacted") from error
 
     def stop(self) -> None:
         """Abandon the compaction that is under way, and return when it has ended."""
@@ -135,7 +139,7 @@ class Compactor(Generic[EventT, StateT]):
     def _compact(self, events: int) -> None:
         if events == self._events_covered:
             return
-        try:
+        with storage_errors(f"compacting the log of {self._directory}"):
             base_lsn = self._log.rotate()
             # Before a snapshot says so, everything below it must be on the device: recovery takes it for a watermark.
             self._commit.sync()
@@ -144,15 +148,12 @@ class Compactor(Generic[EventT, StateT]):
                 snapshot_bytes = self._write(view, base_lsn)
             finally:
                 view.close()
-            self.snapshot_lsn, self.snapshot_bytes = base_lsn, snapshot_bytes
+            if base_lsn > self.snapshot_lsn:
+                self.snapshot_lsn, self.snapshot_bytes = base_lsn, snapshot_bytes
             self._events_covered = events
             self.last_checkpoint_ns = self._environment.wall_ns()
             self.last_error = None
             self._keeper.call(self._remove_covered)
-        except SyncFailedError as error:
-            raise self._commit.poison(error, self._directory) from error
-        except OSError as error:
-            raise storage_error(error, f"compacting the log of {self._directory}") from error
 
     def _open_view(self, end_lsn: int) -> View[EventT, StateT]:
         files = survey(self._fs, self._directory, self._plug, created=True)
@@ -175,6 +176,8 @@ class Compactor(Generic[EventT, StateT]):
             # The name carries the epoch, so that nobody can take the unfinished file of another opening for its own.
             temporary = temporary_name(f"{snapshot_name(lsn)}-{self._identity.epoch:08x}")
             create_atomically(self._fs, self._directory, snapshot_name(lsn), temporary, fill).close()
+        except SyncFailedError as error:
+            raise self._commit.poison(error, self._directory) from error
         finally:
             spill.close()
         return size
@@ -194,4 +197,4 @@ class Compactor(Generic[EventT, StateT]):
         try:
             self._fs.sync_directory(self._directory)
         except OSError as error:
-            raise SyncFailedError(error.errno, error.strerror, self._directory) from error
+            raise self._commit.poison(error, self._directory) from error

@@ -8,7 +8,7 @@ from typing import Final, NoReturn
 
 from walstore.engine.keeper import Keeper
 from walstore.engine.segment import Identity, Segment, create_segment, segment_length
-from walstore.errors import SchedulerPersistenceError, StorageFullError, storage_error
+from walstore.errors import SchedulerPersistenceError, StorageFullError, storage_error, storage_errors
 from walstore.format.frame import encode_frame, frame_bytes
 from walstore.format.layout import FileKind, FrameKind
 from walstore.fs.api import File, FileSystem
@@ -48,7 +48,7 @@ class Log:
         self._identity = identity
         self._new_nonce = new_nonce
         self._keeper = keeper
-        self._next_bytes = options.segment_bytes_min
+        self._next_bytes = min(2 * options.segment_bytes_min, options.segment_bytes_max)
         self._bytes_max = options.segment_bytes_max
         self._unsynced: list[Segment] = []
         self._refusal: Refusal | None = None
@@ -99,20 +99,22 @@ class Log:
 
     # What is left to sync: any thread that holds the lock of the commit.
 
-    def unsynced(self) -> tuple[int, list[Segment]]:
-        """Return an LSN and the segments to sync so that all below it is on the device."""
+    def unsynced(self) -> tuple[int, list[Segment], Segment]:
+        """Return an LSN, and the sealed segments and the live one to sync so that all below it is on the device."""
         # In this order: a rotation puts the old segment on the list before it makes the new one live, so whatever was
         # live when the position was sampled is either still live at the second look or on the list at the third.
         lsn = self.end_lsn()
         live = self.live
-        return lsn, [*self._unsynced, live]
+        return lsn, self._unsynced[:], live
 
-    def synced(self, segments: list[Segment]) -> None:
-        """Note that segments returned by ``unsynced`` were synced; the sealed ones are done with and closed."""
-        for segment in segments:
-            if segment is not self.live and segment in self._unsynced:
-                self._unsynced.remove(segment)
-                segment.file.close()
+    def synced(self, sealed: list[Segment]) -> None:
+        """Note that the sealed segments that ``unsynced`` returned were synced: they are done with, and closed.
+
+        Not the one that was live then, even if it is sealed by now: it may have grown since it was synced.
+        """
+        for segment in sealed:
+            self._unsynced.remove(segment)
+            segment.file.close()
 
     # Changing the chain: the keeper.
 
@@ -170,17 +172,16 @@ class Log:
         except OSError as error:
             raise storage_error(error, f"starting a new segment in {self._directory}") from error
         self._next_bytes = min(2 * self._next_bytes, self._bytes_max)
-        self._unsynced.append(old)
-        self.live = new
-        self.head = (new.appender.write, new.seed)
-        self._retire(old)
-
-    def _retire(self, old: Segment) -> None:
-        """Cut a segment to its end, which says that it has a successor. The file stays open until it is synced."""
         try:
+            # Being cut says that there is a successor. It comes first: whoever syncs a segment that is no longer live
+            # closes it.
             old.file.truncate(old.end)
         except OSError as error:
             raise storage_error(error, f"cutting the finished segment {old.path}") from error
+        finally:
+            self._unsynced.append(old)
+            self.live = new
+            self.head = (new.appender.write, new.seed)
 
     def _settled_end(self, live: Segment) -> int:
         live.seal()
@@ -188,8 +189,6 @@ class Log:
 
     def _write_behind_seal(self, payload: bytes) -> None:
         live = self.live
-        try:
+        with storage_errors(f"writing a watermark to {live.path}"):
             live.seal()
             live.write_behind_seal(encode_frame(FrameKind.WATERMARK, payload, live.seed))
-        except OSError as error:
-            raise storage_error(error, f"writing a watermark to {live.path}") from error

@@ -6,16 +6,15 @@ snapshot. So the memory follows an option, neither the number of keys nor the le
 
 from __future__ import annotations
 
+import errno
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from typing import Final, Generic, Protocol
 
 from walstore.engine.environment import EventT, StateT
-from walstore.engine.segment import FrameReader
 from walstore.engine.view import View
 from walstore.format.filenames import temporary_name
-from walstore.format.frame import encode_frame
+from walstore.format.frame import BadFrameError, NeedMore, decode_frame, encode_frame
 from walstore.format.layout import FrameKind
 from walstore.fs.api import File, FileSystem
 
@@ -63,41 +62,44 @@ class MemorySpill:
 
 
 class FileSpill:
-    """Holds each partition in a temporary file, as frames. ``prefix`` must be unused in the directory."""
+    """Holds the payloads in one temporary file, as frames. ``name`` must be unused in the directory."""
 
-    def __init__(self, fs: FileSystem, directory: str, prefix: str, seed: int) -> None:
+    def __init__(self, fs: FileSystem, directory: str, name: str, seed: int) -> None:
         self._fs = fs
-        self._path = f"{directory}/{prefix}"
+        self._path = f"{directory}/{temporary_name(name)}"
         self._seed = seed
-        self._files: dict[int, tuple[File, str, int]] = {}
+        self._file: File | None = None
+        self._end = 0
+        self._extents: dict[int, list[tuple[int, int]]] = {}
+        """For each partition the offset and the size of its frames."""
 
     def append(self, partition: int, payload: bytes) -> None:
         """Add a payload to a partition. Raises ``OSError``."""
-        if partition not in self._files:
-            path = temporary_name(f"{self._path}-{partition}")
-            self._files[partition] = (self._fs.create(path), path, 0)
-        file, path, position = self._files[partition]
+        if self._file is None:
+            self._file = self._fs.create(self._path)
         frame = encode_frame(FrameKind.EVENTS, payload, self._seed)
-        file.write(position, frame)
-        self._files[partition] = (file, path, position + len(frame))
+        self._file.write(self._end, frame)
+        self._extents.setdefault(partition, []).append((self._end, len(frame)))
+        self._end += len(frame)
 
     def read(self, partition: int) -> Iterator[bytes]:
         """Yield the payloads of a partition. Raises ``OSError``, also when they don't read back."""
-        if partition not in self._files:
-            return
-        file, path, end = self._files[partition]
-        reader = FrameReader(file, self._seed, 0, end)
-        for _, frame in reader:
+        for offset, size in self._extents.get(partition, ()):
+            assert self._file is not None
+            try:
+                frame = decode_frame(self._file.read(offset, size), 0, self._seed, size)
+            except BadFrameError as error:
+                raise OSError(errno.EIO, f"A temporary file does not read back ({error})", self._path) from error
+            if isinstance(frame, NeedMore):
+                raise OSError(errno.EIO, "A temporary file is cut short", self._path)
             yield frame.payload
-        if reader.trouble is not None:
-            raise OSError(f"the temporary file {path} does not read back: {reader.trouble}")
 
     def close(self) -> None:
-        """Remove the files."""
-        while self._files:
-            _, (file, path, _) = self._files.popitem()
+        """Remove the file."""
+        if self._file is not None:
+            file, self._file = self._file, None
             file.close()
-            self._fs.unlink(path)
+            self._fs.unlink(self._path)
 
 
 def merged(view: View[EventT, StateT], memory_bytes: int, spill: Spill) -> Iterator[tuple[str, StateT]]:
@@ -146,18 +148,13 @@ class _Partitions(Generic[EventT, StateT]):
     def fold(self) -> Iterator[dict[str, StateT]]:
         """Yield the states of one partition after another, in the order of their keys."""
         records = self._view.records()
+        # Reading on until a record is beyond the bound takes one record too many: it belongs to a later partition.
+        ahead = next(records, None)
         for number in range(len(self._bounds) + 1):
             states: dict[str, StateT] = {}
-            if number < len(self._bounds):
-                bound = self._bounds[number]
-                for key, state in records:
-                    if key >= bound:
-                        # The first record of the next partition is put back in front of the others.
-                        records = chain([(key, state)], records)
-                        break
-                    states[key] = state
-            else:
-                states.update(records)
+            while ahead is not None and (number == len(self._bounds) or ahead[0] < self._bounds[number]):
+                states[ahead[0]] = ahead[1]
+                ahead = next(records, None)
             for payload in self._spill.read(number):
                 self._reducer.fold(states, self._codec.decode_events(payload))
             yield states

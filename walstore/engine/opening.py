@@ -12,7 +12,7 @@ from walstore.engine.recovery import Progress, RecoveryReport, Situation, recove
 from walstore.engine.repair import keep_torn_tail, reframe, remove_leftovers
 from walstore.engine.segment import Identity, Segment, create_segment
 from walstore.engine.survey import Files, is_store, survey
-from walstore.errors import StorageError, StoreLockedError, StoreNotFoundError, storage_error
+from walstore.errors import StorageError, StoreLockedError, StoreNotFoundError, storage_errors
 from walstore.format.filenames import LOCK_NAME
 from walstore.format.layout import FileKind
 from walstore.fs.api import FileSystem, Lock
@@ -55,19 +55,17 @@ def open_for_writing(
     fs = environment.fs
     fs.check(directory)
     started_ns = environment.monotonic_ns()
-    try:
+    with storage_errors(f"opening the store {directory}"):
         _find_directory(fs, directory, create=create)
         lock = fs.lock(f"{directory}/{LOCK_NAME}")
         if lock is None:
             raise StoreLockedError(_describe_holder(fs, directory))
         try:
             opening = _Opening(environment, directory, plug, options, progress, lock)
-            return opening.run(started_ns)
+            return opening.run(started_ns, create=create)
         except BaseException:
             lock.release()
             raise
-    except OSError as error:
-        raise storage_error(error, f"opening the store {directory}") from error
 
 
 def open_for_reading(
@@ -81,7 +79,7 @@ def open_for_reading(
     fs = environment.fs
     fs.check(directory)
     started_ns = environment.monotonic_ns()
-    try:
+    with storage_errors(f"reading the store {directory}"):
         for _ in range(_READ_ATTEMPTS):
             names = _find_directory(fs, directory, create=False)
             found = _read_once(environment, directory, plug, progress, names)
@@ -89,8 +87,6 @@ def open_for_reading(
                 files, end_lsn, situation, events, torn_bytes = found
                 duration_ns = environment.monotonic_ns() - started_ns
                 return files, end_lsn, RecoveryReport(situation, events, torn_bytes, None, duration_ns)
-    except OSError as error:
-        raise storage_error(error, f"reading the store {directory}") from error
     raise StorageError(f"the files of {directory} changed at each of {_READ_ATTEMPTS} attempts to read them: try again")
 
 
@@ -145,21 +141,31 @@ class _Opening(Generic[EventT, StateT]):
         self._progress = progress
         self._lock = lock
 
-    def run(self, started_ns: int) -> Opened:
+    def run(self, started_ns: int, *, create: bool) -> Opened:
         files = survey(self._fs, self._directory, self._plug, created=bool(self._lock.read()))
         for name in files.temporary if files is not None else ():
             self._fs.unlink(f"{self._directory}/{name}")
         if files is None or not files.chain:
+            if not create:
+                raise StoreNotFoundError(
+                    f"{self._directory} holds a store whose creation was never finished: create it"
+                )
             opened = self._create(started_ns)
         else:
             try:
                 opened = self._recover(files, started_ns)
             finally:
                 files.close()
-        self._sign_lock()
+        try:
+            self._sign_lock()
+        except BaseException:
+            opened.live.file.close()
+            raise
         return opened
 
     def _create(self, started_ns: int) -> Opened:
+        # Whoever made the directory, perhaps an opening that crashed: its own name must be on the device as well.
+        self._fs.sync_directory(_parent(self._directory))
         identity = self._identity(self._environment.random_bytes(16), _FIRST_EPOCH)
         header = identity.header(FileKind.SEGMENT, 0, self._options.segment_bytes_min, self._nonce())
         live = create_segment(self._fs, self._directory, header)
@@ -207,14 +213,12 @@ def _find_directory(fs: FileSystem, directory: str, *, create: bool) -> list[str
     except FileNotFoundError:
         if not create:
             raise StoreNotFoundError(f"there is no store at {directory}: check the path, or create one") from None
-        parent = directory.rpartition("/")[0] or "/"
         try:
             fs.make_directory(directory)
         except FileNotFoundError:
             raise StoreNotFoundError(
-                f"{directory} can't be created: {parent} does not exist; create that first"
+                f"{directory} can't be created: {_parent(directory)} does not exist; create that first"
             ) from None
-        fs.sync_directory(parent)
         return []
     except NotADirectoryError:
         raise StoreNotFoundError(f"{directory} is no directory: a store is one; give another path") from None
@@ -224,6 +228,10 @@ def _find_directory(fs: FileSystem, directory: str, *, create: bool) -> list[str
             f"{directory} {what}; give the path of a store, or of a directory that does not exist yet"
         )
     return names
+
+
+def _parent(directory: str) -> str:
+    return directory.rpartition("/")[0] or "/"
 
 
 def _was_created(fs: FileSystem, directory: str, names: list[str]) -> bool:

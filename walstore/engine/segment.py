@@ -96,8 +96,12 @@ class Segment:
 
     def write_behind_seal(self, frame: bytes) -> None:
         """Write a frame into the reserve of a sealed segment, for which there is no successor yet. For the keeper."""
-        if self.end + len(frame) > self.file.size():
+        length = self.file.size()
+        if self.end + len(frame) > length:
             raise ValueError("the reserve of the segment is used up")
+        if not is_zero(self.file, self.end, length):
+            # What a write left that failed half-way; behind the end of the log it would be taken for damage.
+            self.file.write(self.end, bytes(length - self.end))
         self.file.write(self.end, frame)
         self.end += len(frame)
 
@@ -116,7 +120,14 @@ def create_segment(
 
     name = segment_name(header.lsn, header.epoch)
     file = create_atomically(fs, directory, name, temporary_name(name), fill_file)
-    return Segment(file, f"{directory}/{name}", header, start)
+    try:
+        return Segment(file, f"{directory}/{name}", header, start)
+    except BaseException:
+        # It can't be mapped. Left behind, it would overlap the segment that is created here later.
+        file.close()
+        fs.unlink(f"{directory}/{name}")
+        fs.sync_directory(directory)
+        raise
 
 
 def segment_length(wanted_bytes: int, frames_bytes: int) -> int:

@@ -23,7 +23,7 @@ from walstore.errors import (
     SchedulerPersistenceError,
     StoreClosedError,
     StorePoisonedError,
-    storage_error,
+    storage_errors,
 )
 from walstore.format.layout import PAYLOAD_BYTES_MAX, FrameKind
 from walstore.options import Durability, WalOptions
@@ -84,6 +84,7 @@ class Store(Generic[EventT, StateT]):
         self._plug = plug
         self._options = options
         self._buffered = durability is Durability.BUFFERED
+        self._on_device = durability is Durability.POWER
         self._lock = opened.lock
         self._start_lsn = opened.live.base_lsn
         self._events = opened.report.events_replayed
@@ -126,7 +127,7 @@ class Store(Generic[EventT, StateT]):
         else:
             self._log.append(FrameKind.EVENTS, payload)
         self._events += len(events)
-        if self.record == self._record_on_device:
+        if self._on_device:
             self._commit.sync()
 
     def _record_buffered(self, event: EventT) -> None:
@@ -172,11 +173,12 @@ class Store(Generic[EventT, StateT]):
         nonce = self._nonce()
         spill = FileSpill(self._environment.fs, self.directory, f"spill-{nonce:016x}", nonce)
         view = self.view()
-        try:
-            yield from merged(view, self._options.merge_memory_bytes, spill)
-        finally:
-            view.close()
-            spill.close()
+        with storage_errors(f"reading {self.directory}"):
+            try:
+                yield from merged(view, self._options.merge_memory_bytes, spill)
+            finally:
+                view.close()
+                spill.close()
 
     def stats(self) -> StoreStats:
         """Return the figures of the store now."""
@@ -212,11 +214,17 @@ class Store(Generic[EventT, StateT]):
                 self._next_sync_ns = now_ns + self._options.sync_interval_ns
             self._compactor.when_grown(self._events)
             self._background_error = None
-        except (SchedulerPersistenceError, OSError) as error:
+        except Exception as error:  # The keeper must live on, whatever it was.
             if str(error) != self._background_error:
                 self._background_error = str(error)
-                # The message says it all: a traceback into the engine would help nobody.
-                _logger.error("%s: %s", self.directory, error)  # noqa: TRY400
+                _logger.warning(
+                    "%s: %s", self.directory, error, exc_info=not isinstance(error, SchedulerPersistenceError)
+                )
+
+    @property
+    def closed(self) -> bool:
+        """Whether the store was closed, or abandoned in a forked child."""
+        return self._closed
 
     def close(self) -> None:
         """Drain, sync, mark the log as closed cleanly, and release the lock. Closing twice is fine.
@@ -264,10 +272,8 @@ class Store(Generic[EventT, StateT]):
     def _open_view(self) -> View[EventT, StateT]:
         pending = self._buffer.pending() if self._commit.failure is None else []
         end_lsn = self._log.end_lsn() if self._commit.failure is None else self._commit.durable_lsn
-        try:
+        with storage_errors(f"reading {self.directory}"):
             files = survey(self._environment.fs, self.directory, self._plug, created=True)
-        except OSError as error:
-            raise storage_error(error, f"reading {self.directory}") from error
         assert files is not None
         return View(files, end_lsn, self._plug, pending)
 

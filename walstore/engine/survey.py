@@ -10,7 +10,7 @@ from walstore.engine.environment import EventT, Plug, StateT
 from walstore.engine.segment import read_header
 from walstore.engine.snapshot import Snapshot
 from walstore.errors import CorruptionError
-from walstore.format.filenames import LOCK_NAME, SegmentName, is_temporary, parse_segment, parse_snapshot
+from walstore.format.filenames import LOCK_NAME, SegmentName, is_temporary, is_torn, parse_segment, parse_snapshot
 from walstore.format.layout import HEADER_BYTES, FileKind, Header
 from walstore.fs.api import File, FileSystem
 
@@ -63,8 +63,14 @@ class Files(Generic[EventT, StateT]):
 
 
 def is_store(names: list[str]) -> bool:
-    """Whether a directory with these names is a store, if perhaps one that was never finished."""
-    return LOCK_NAME in names or any(parse_segment(name) or parse_snapshot(name) is not None for name in names)
+    """Whether a directory with these names is a store, if perhaps one that was never finished.
+
+    Other programs have a ``LOCK`` too, so without a segment or a snapshot nothing foreign may lie beside it. It need
+    not be there: a power loss may keep the unfinished first segment and lose the lock file.
+    """
+    if any(parse_segment(name) or parse_snapshot(name) is not None for name in names):
+        return True
+    return bool(names) and all(name == LOCK_NAME or is_temporary(name) or is_torn(name) for name in names)
 
 
 def survey(

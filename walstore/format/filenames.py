@@ -9,6 +9,7 @@ __all__ = [
     "LOCK_NAME",
     "SegmentName",
     "is_temporary",
+    "is_torn",
     "parse_segment",
     "parse_snapshot",
     "segment_name",
@@ -21,6 +22,8 @@ LOCK_NAME: Final = "LOCK"
 _TEMPORARY_SUFFIX: Final = ".tmp"
 _SEGMENT: Final = re.compile(r"log-([0-9a-f]{16})-([0-9a-f]{8,16})\.wal", re.ASCII)
 _SNAPSHOT: Final = re.compile(r"snapshot-([0-9a-f]{16})\.snap", re.ASCII)
+_TORN: Final = re.compile(r"torn-[0-9a-f]{16}-[0-9a-f]{8,16}\.bin", re.ASCII)
+_TEMPORARY: Final = re.compile(r"(log|snapshot|torn|spill)-[0-9a-f]{16}[-.0-9a-z]*\.tmp", re.ASCII)
 
 
 class SegmentName(NamedTuple):
@@ -63,5 +66,10 @@ def temporary_name(name: str) -> str:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of this name is one that was never finished."""
-    return name.endswith(_TEMPORARY_SUFFIX)
+    """Whether a file of this name is one of a store's that was never finished. Other programs' are left alone."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def is_torn(name: str) -> bool:
+    """Whether a file of this name keeps a torn tail."""
+    return _TORN.fullmatch(name) is not None

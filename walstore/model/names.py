@@ -23,7 +23,7 @@ INSTANT_MAX_NS = 2**63 - 1
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND_NS = 1_000_000_000
-_KNOWN_IDS_MAX = 1 << 20
+_KNOWN_IDS_MAX = 1 << 16
 
 # C0 controls with NUL, DEL, and C1 controls.
 _CONTROLS = frozenset(map(chr, (*range(0x20), *range(0x7F, 0xA0))))

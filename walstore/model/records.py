@@ -143,21 +143,27 @@ _STATUSES = (
 )
 _STATUS_NUMBERS = {status: number for number, status in enumerate(_STATUSES)}
 
+_SETTERS = (vars(SchedulerJobRecord)[name].__set__ for name in SchedulerJobRecord.__slots__)
+_set_id, _set_status, _set_next_fire, _set_started, _set_finished, _set_failures, _set_schedule, _set_token = _SETTERS
+
 
 def record_of(job: str, state: JobState) -> SchedulerJobRecord:
-    """Return the record of a settled state. Raises ``ValueError`` or ``TypeError`` when the state makes no sense."""
+    """Return the record of a settled, checked state. Raises ``ValueError`` for an unknown status."""
     status, next_fire_ns, started_ns, finished_ns, failures, schedule = state
     if not 0 <= status < len(_STATUSES):
         raise ValueError(f"not a status that this release knows: {status!r}")
-    return SchedulerJobRecord(
-        QName._trusted(job),
-        _STATUSES[status],
-        next_fire_ns,
-        started_ns,
-        finished_ns,
-        failures,
-        schedule_of(schedule),
-    )
+    record = object.__new__(SchedulerJobRecord)
+    # What was checked when it was recorded and when it was decoded is not checked a third time, and the setters of the
+    # slots are called directly: a third of the time of load_all.
+    _set_id(record, QName._trusted(job))
+    _set_status(record, _STATUSES[status])
+    _set_next_fire(record, next_fire_ns)
+    _set_started(record, started_ns)
+    _set_finished(record, finished_ns)
+    _set_failures(record, failures)
+    _set_schedule(record, schedule_of(schedule))
+    _set_token(record, None)
+    return record
 
 
 def state_of(record: SchedulerJobRecord) -> JobState:

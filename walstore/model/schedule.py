@@ -181,7 +181,7 @@ class Cron(Schedule):
 
 
 # Jobs share few schedules, so replay meets the same forms again and again; a hit costs a tenth of building one.
-@functools.lru_cache(maxsize=65_536)
+@functools.lru_cache(maxsize=16_384)
 def schedule_of(form: ScheduleForm) -> Schedule:
     """Return the schedule of a form that was read back. Raises ``ValueError`` when it is not one."""
     match form:

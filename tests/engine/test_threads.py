@@ -1,0 +1,123 @@
+"""Many threads on one store: nothing is lost, and each thread's own order is kept."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from walstore import Durability, SchedulerJobStatus, WalOptions, WalPersistence
+from walstore.errors import StoreClosedError
+
+THREADS = 32
+# Segments so small that the threads meet a rotation every few dozen events.
+TINY = WalOptions(segment_bytes_min=1024, segment_bytes_max=4096, buffer_events=64)
+
+
+def run_all(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("durability", "events"), [(Durability.BUFFERED, 400), (Durability.PROCESS, 400), (Durability.POWER, 20)]
+)
+def test_threads_record_while_another_checkpoints(tmp_path: Path, durability: Durability, events: int) -> None:
+    store = WalPersistence(tmp_path / "jobs", durability=durability, options=TINY)
+    errors: list[BaseException] = []
+    recording = threading.Event()
+    recording.set()
+
+    def record(number: int) -> None:
+        try:
+            for at_ns in range(events):
+                # Two jobs a thread: one whose last event tells the order, one that counts every event.
+                store.record_started(f"thread.last{number}", at_ns)
+                store.record_finished("thread.shared", at_ns, False)
+                store.record_finished(f"thread.last{number}", at_ns, False)
+        except Exception as error:  # noqa: BLE001  # Whatever it is, the main thread is to show it.
+            errors.append(error)
+
+    def checkpoint() -> None:
+        try:
+            while recording.is_set():
+                store.flush_checkpoint(compact=True)
+                store.load_all()
+        except Exception as error:  # noqa: BLE001  # Whatever it is, the main thread is to show it.
+            errors.append(error)
+
+    store.record_started("thread.shared", 0)
+    checkpointer = threading.Thread(target=checkpoint)
+    checkpointer.start()
+    run_all([threading.Thread(target=record, args=(number,)) for number in range(THREADS)])
+    recording.clear()
+    checkpointer.join()
+    assert errors == []
+    before = {str(record.id): record for record in store.load_all()}
+    store.close()
+    with WalPersistence(tmp_path / "jobs") as reopened:
+        after = {str(record.id): record for record in reopened.load_all()}
+    assert after == before
+    assert after.pop("thread.shared").consecutive_failures == THREADS * events
+    assert len(after) == THREADS
+    for job in after.values():
+        assert job.consecutive_failures == events
+        assert (job.last_started_at_ns, job.last_finished_at_ns) == (events - 1, events - 1)
+        assert job.status is SchedulerJobStatus.FAILED_RETRYING
+
+
+def test_load_all_sees_what_returned_before_it(tmp_path: Path) -> None:
+    """Each thread finds its own event in the very next ``load_all``, at the level that buffers, too."""
+    store = WalPersistence(tmp_path / "jobs", durability=Durability.BUFFERED, options=TINY)
+    missed: list[int] = []
+
+    def look(number: int) -> None:
+        for at_ns in range(10):
+            store.record_started(f"thread.job{number}", at_ns)
+            found = {str(record.id): record.last_started_at_ns for record in store.load_all()}
+            if found.get(f"thread.job{number}") != at_ns:
+                missed.append(number)
+
+    run_all([threading.Thread(target=look, args=(number,)) for number in range(8)])
+    store.close()
+    assert missed == []
+
+
+def test_closing_while_others_record_loses_no_call_that_returned(tmp_path: Path) -> None:
+    for attempt in range(10):
+        for durability in (Durability.BUFFERED, Durability.PROCESS):
+            path = tmp_path / f"{durability.value}{attempt}"
+            store = WalPersistence(path, durability=durability, options=TINY)
+            returned = [0] * 4
+            started = threading.Barrier(5)
+
+            def record(
+                number: int,
+                store: WalPersistence = store,
+                returned: list[int] = returned,
+                started: threading.Barrier = started,
+            ) -> None:
+                started.wait()
+                try:
+                    while True:
+                        store.record_finished(f"thread.job{number}", returned[number], False)
+                        returned[number] += 1
+                except StoreClosedError:
+                    return
+
+            for number in range(4):
+                store.record_started(f"thread.job{number}", 0)
+            threads = [threading.Thread(target=record, args=(number,)) for number in range(4)]
+            for thread in threads:
+                thread.start()
+            started.wait()
+            store.close()
+            for thread in threads:
+                thread.join()
+            with WalPersistence(path) as reopened:
+                failures = {str(record.id): record.consecutive_failures for record in reopened.load_all()}
+            for number in range(4):
+                assert failures[f"thread.job{number}"] == returned[number]

@@ -1,0 +1,52 @@
+"""How a command ends: the exit codes, and which of them an error is."""
+
+from __future__ import annotations
+
+import errno
+from enum import IntEnum
+
+from walstore.errors import CorruptionError, SchedulerPersistenceError, StorageError
+
+__all__ = ["MEANINGS", "Exit", "error_document", "exit_of"]
+
+
+class Exit(IntEnum):
+    """The exit codes."""
+
+    OK = 0
+    DAMAGE = 1
+    USAGE = 2
+    REFUSED = 3
+    INTERRUPTED = 130
+    PIPE_CLOSED = 141
+
+
+MEANINGS = {
+    Exit.OK: "all is well",
+    Exit.DAMAGE: "damage: bytes of the store do not verify or can't be read; or the demo found a difference",
+    Exit.USAGE: "the command line is wrong",
+    Exit.REFUSED: (
+        "no store there, or it can't be used: locked, of a newer format, of other records, no permission, disk full"
+    ),
+    Exit.INTERRUPTED: "interrupted (Ctrl-C)",
+    Exit.PIPE_CLOSED: "whoever read standard output has ended, as `head` does",
+}
+"""What each exit code means, for people."""
+
+
+def exit_of(error: SchedulerPersistenceError) -> Exit:
+    """Return the exit code of a command that ends with this error."""
+    unreadable = isinstance(error, StorageError) and error.errno == errno.EIO
+    return Exit.DAMAGE if unreadable or isinstance(error, CorruptionError) else Exit.REFUSED
+
+
+def error_document(error: SchedulerPersistenceError) -> dict[str, object]:
+    """Return an error as a JSON object; file, offset and LSN are null where the error names none."""
+    place = error if isinstance(error, CorruptionError) else None
+    return {
+        "type": type(error).__name__,
+        "message": str(error),
+        "file": place.path if place else None,
+        "offset": place.offset if place else None,
+        "lsn": place.lsn if place else None,
+    }
