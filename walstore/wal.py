@@ -39,13 +39,13 @@ JobStore = Store[EventForm, JobState]
 _open_stores: weakref.WeakSet[JobStore] = weakref.WeakSet()
 
 
-def os_environment(clock: Callable[[], int] = time.time_ns) -> Environment:
+def os_environment() -> Environment:
     """Return the real world: the operating system's files, clocks and randomness."""
     return Environment(
         fs=OsFileSystem(),
         random_bytes=random_bytes,
         monotonic_ns=time.monotonic_ns,
-        wall_ns=clock,
+        wall_ns=time.time_ns,
         holder=describe_process,
     )
 
@@ -93,7 +93,7 @@ class WalPersistence(SchedulerPersistence):
             raise TypeError(f"options must be WalOptions, not {options!r}")
         self._clock = clock
         self._directory = str(Path(path).absolute())
-        environment = environment if environment is not None else os_environment(clock)
+        environment = environment if environment is not None else os_environment()
         self._environment = environment
         self._store: JobStore | None = None
         self._closed = False
@@ -209,16 +209,22 @@ class WalPersistence(SchedulerPersistence):
     def close(self) -> None:
         """Sync everything, end the log with the mark of a clean close and release the lock. Closing twice is fine.
 
+        A compaction that is under way is waited for.
+
         Raises ``StorePoisonedError`` when a sync had failed, so that nobody takes a lost event for a kept one, and
-        ``StorageError`` when closing fails. The lock is released in any case.
+        ``StorageError`` when closing fails; the lock is released all the same. One exception: ``StorageFullError``
+        while events are in the buffer leaves the store open, so that closing can be tried again when there is space.
         """
-        if self._closed:
+        if self._store is None:
+            self._closed = True
             return
-        self._closed = True
-        if self._store is not None:
-            self._finalizer.detach()
-            _open_stores.discard(self._store)
+        try:
             self._store.close()
+        finally:
+            self._closed = self._store.closed
+            if self._closed:
+                self._finalizer.detach()
+                _open_stores.discard(self._store)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

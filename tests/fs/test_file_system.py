@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -99,22 +99,22 @@ def test_the_boot_id_stays_the_same(world: tuple[FileSystem, str]) -> None:
 @pytest.fixture(params=["mapped", "pwrite", "without a GIL", "simulated"])
 def append(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[int], Appender]:
-    """Return what makes an appender over the first bytes of a file of 4096."""
+) -> Iterator[Callable[[int], Appender]]:
+    """Give what makes an appender over the first bytes of a file of 4096."""
     fs: FileSystem = OsFileSystem()
     directory = str(tmp_path)
     if request.param == "simulated":
         fs, directory = SimFileSystem(), "/"
-    if request.param != "pwrite" and request.param != "simulated":
+    if request.param not in {"pwrite", "simulated"}:
         monkeypatch.setattr(os_fs, "_file_system_kind", lambda _: "ext4")
     if request.param == "pwrite":
         monkeypatch.setattr(os_fs, "_file_system_kind", lambda _: "btrfs")
     if request.param == "without a GIL":
         monkeypatch.setattr("sys._is_gil_enabled", lambda: False, raising=False)
     file = fs.create(f"{directory}/segment")
-    request.addfinalizer(file.close)
     file.allocate(4096)
-    return lambda end: file.appender(16, end)
+    yield lambda end: file.appender(16, end)
+    file.close()
 
 
 def test_an_appender_appends_whole_or_not_at_all(append: Callable[[int], Appender]) -> None:

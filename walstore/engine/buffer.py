@@ -63,6 +63,10 @@ class Buffer(Generic[EventT, StateT]):
         """Let every further ``add`` raise. What is in the buffer can still be drained."""
         self._sink = _Refuser(refusal)
 
+    def accept(self) -> None:
+        """Take events again, after ``refuse``."""
+        self._sink = self._items
+
     def _next_frame(self, count_max: int) -> tuple[bytes, int]:
         events: list[EventT] = []
         for item in self._items[:count_max]:

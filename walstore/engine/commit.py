@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from walstore.engine.log import Log, Refusal
-from walstore.errors import SchedulerPersistenceError, StorePoisonedError
+from walstore.errors import SchedulerPersistenceError, StorageError, StorePoisonedError
 from walstore.format.frame import frame_bytes
 from walstore.format.layout import Watermark
 from walstore.fs.api import File
@@ -101,7 +101,11 @@ class Commit:
     def _sync(self) -> None:
         lsn = self._sync_files()
         mark = Watermark(lsn).encode()
-        self._log.append_watermark(mark)
+        try:
+            self._log.append_watermark(mark)
+        except StorageError as error:
+            # Whoever waits must not be told that nothing was recorded.
+            raise self.poison(OSError(error.errno, str(error)), "the log and writing its watermark") from error
         # The watermark itself is not synced, and must not count as something that has to be: where nothing but it
         # came behind the position that was synced, the log is quiet.
         end_lsn = self._log.end_lsn()

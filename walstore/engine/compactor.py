@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
 from typing import Final, Generic
 
 from walstore.engine.commit import Commit
@@ -97,21 +96,28 @@ class Compactor(Generic[EventT, StateT]):
             self._run_in_background(events)
 
     def run(self, events: int) -> None:
-        """Compact now, after one that is under way. Raises what goes wrong; ``StoreClosedError`` if ``stop`` came."""
+        """Compact now, after one that is under way. Raises what goes wrong; ``StoreClosedError`` after ``abandon``."""
         try:
             with self._busy:
                 self._compact(events)
         except _AbandonedError as error:
             raise StoreClosedError(f"the store {self._directory} was closed while its log was compacted") from error
 
-    def stop(self) -> None:
-        """Abandon the compaction that is under way, and return when it has ended."""
-        self._abandoned = True
+    def finish(self) -> None:
+        """Return when the compaction under way has ended: else short openings would never compact a long log."""
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
         with self._busy:
-            """One that runs in another caller's thread ends at its next record."""
+            """So has one that runs in another caller's thread."""
+
+    def abandon(self) -> None:
+        """Let a compaction that is under way end at its next frame, without a snapshot, and return when it has.
+
+        Once the lock of the store is released, nobody may publish a snapshot or remove a file any more.
+        """
+        self._abandoned = True
+        self.finish()
 
     def _run_in_background(self, events: int) -> None:
         if not self._environment.threads:
@@ -158,7 +164,7 @@ class Compactor(Generic[EventT, StateT]):
     def _open_view(self, end_lsn: int) -> View[EventT, StateT]:
         files = survey(self._fs, self._directory, self._plug, created=True)
         assert files is not None
-        return View(files, end_lsn, self._plug)
+        return View(files, end_lsn, self._plug, before_frame=self._raise_if_abandoned)
 
     def _write(self, view: View[EventT, StateT], lsn: int) -> int:
         nonce = int.from_bytes(self._environment.random_bytes(8), "big")
@@ -169,7 +175,8 @@ class Compactor(Generic[EventT, StateT]):
         def fill(file: File) -> None:
             nonlocal size
             records = merged(view, self._options.merge_memory_bytes, spill)
-            write_snapshot(file, header, self._plug.codec, self._until_abandoned(records))
+            write_snapshot(file, header, self._plug.codec, records)
+            self._raise_if_abandoned()
             size = file.size()
 
         try:
@@ -182,11 +189,9 @@ class Compactor(Generic[EventT, StateT]):
             spill.close()
         return size
 
-    def _until_abandoned(self, records: Iterator[tuple[str, StateT]]) -> Iterator[tuple[str, StateT]]:
-        for record in records:
-            if self._abandoned:
-                raise _AbandonedError
-            yield record
+    def _raise_if_abandoned(self) -> None:
+        if self._abandoned:
+            raise _AbandonedError
 
     def _remove_covered(self) -> None:
         files = survey(self._fs, self._directory, self._plug, created=True)

@@ -8,7 +8,7 @@ from typing import Final, NoReturn
 
 from walstore.engine.keeper import Keeper
 from walstore.engine.segment import Identity, Segment, create_segment, segment_length
-from walstore.errors import SchedulerPersistenceError, StorageFullError, storage_error, storage_errors
+from walstore.errors import SchedulerPersistenceError, StorageError, storage_error, storage_errors
 from walstore.format.frame import encode_frame, frame_bytes
 from walstore.format.layout import FileKind, FrameKind
 from walstore.fs.api import File, FileSystem
@@ -79,11 +79,18 @@ class Log:
                 return
 
     def append_watermark(self, payload: bytes) -> None:
-        """Append a watermark, for which there is always room: events leave a reserve in every segment."""
+        """Append a watermark, for which there is always room: events leave a reserve in every segment.
+
+        Raises ``StorageError`` only when the live segment itself can't be written.
+        """
         try:
             self.append(FrameKind.WATERMARK, payload)
-        except StorageFullError:
-            self._keeper.call(lambda: self._write_behind_seal(payload))
+        except StorageError:
+            # There is no next segment to be had; or there is, and only the old one could not be cut.
+            if self.live.sealing:
+                self._keeper.call(partial(self._write_behind_seal, payload))
+            else:
+                self.append(FrameKind.WATERMARK, payload)
 
     def end_lsn(self) -> int:
         """Return where the log ends now: everything whose append has returned is below it."""
@@ -138,7 +145,7 @@ class Log:
 
     def write_last(self, payload: bytes) -> File:
         """Write the watermark that ends a refused log, and return the file to sync. Any thread may call this."""
-        self._keeper.call(lambda: self._write_behind_seal(payload))
+        self._keeper.call(partial(self._write_behind_seal, payload))
         return self.live.file
 
     def close(self) -> None:
@@ -184,7 +191,8 @@ class Log:
             self.head = (new.appender.write, new.seed)
 
     def _settled_end(self, live: Segment) -> int:
-        live.seal()
+        with storage_errors(f"looking for the end of {live.path}"):
+            live.seal()
         return live.end
 
     def _write_behind_seal(self, payload: bytes) -> None:

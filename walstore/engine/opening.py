@@ -172,12 +172,15 @@ class _Opening(Generic[EventT, StateT]):
         return Opened(self._lock, identity, live, 0, 0, 0, self._report(Situation.CREATED, started_ns))
 
     def _recover(self, files: Files[EventT, StateT], started_ns: int) -> Opened:
+        # The last opening may have died between naming a file and syncing the directory. What is built on such a file
+        # must not outlive it in a power loss.
+        self._fs.sync_directory(self._directory)
         end = recover(files, self._plug.codec, self._fs.boot_id(), self._progress)
         last = files.chain[-1].header
         identity = self._identity(last.store_id, last.epoch + 1)
         kept_at = keep_torn_tail(self._fs, self._directory, end, identity.epoch)
         live = reframe(self._fs, self._directory, files, end, identity, self._nonce(), self._options.segment_bytes_min)
-        remove_leftovers(self._fs, self._directory, files, end.watermark_lsn)
+        remove_leftovers(self._fs, self._directory, files, end)
         return Opened(
             self._lock,
             identity,

@@ -70,16 +70,18 @@ def reframe(
     return create_segment(fs, directory, header, fill)
 
 
-def remove_leftovers(fs: FileSystem, directory: str, files: Files[EventT, StateT], watermark_lsn: int) -> None:
-    """Cut the log at the watermark, where the new segment begins, and remove the files that count no more."""
+def remove_leftovers(fs: FileSystem, directory: str, files: Files[EventT, StateT], end: LogEnd) -> None:
+    """Remove the files that count no more, and cut what is left of the log where it ended.
+
+    Not at the watermark, where the new segment takes over: a reader may be on its way through what lies between. Being
+    shorter than its header says is what tells of a successor, so a segment that is so already stays as it is.
+    """
     gone = list(files.stale)
     for link in files.chain:
-        if link.base_lsn >= watermark_lsn:
+        if link.base_lsn >= end.watermark_lsn:
             gone.append(link.name)
-            continue
-        end = min(link.end, watermark_lsn - link.base_lsn)
-        if link.length != end:
-            _cut(fs, link, end)
+        elif link.length == link.header.length:
+            _cut(fs, link, min(link.end, end.end_lsn - link.base_lsn))
     for name in gone:
         fs.unlink(f"{directory}/{name}")
     if gone:

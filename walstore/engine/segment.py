@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -98,7 +99,7 @@ class Segment:
         """Write a frame into the reserve of a sealed segment, for which there is no successor yet. For the keeper."""
         length = self.file.size()
         if self.end + len(frame) > length:
-            raise ValueError("the reserve of the segment is used up")
+            raise OSError(errno.ENOSPC, "The reserve of the segment is used up", self.path)
         if not is_zero(self.file, self.end, length):
             # What a write left that failed half-way; behind the end of the log it would be taken for damage.
             self.file.write(self.end, bytes(length - self.end))

@@ -85,11 +85,6 @@ class Snapshot(Generic[EventT, StateT]):
             return records
         raise self._corrupt("the index does not fit the frames of the snapshot", entry.offset)
 
-    def records(self) -> Iterator[tuple[str, StateT]]:
-        """Yield all records in the order of their keys. Raises ``CorruptionError``."""
-        for entry in self.index:
-            yield from self.frame_records(entry)
-
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -21,6 +21,7 @@ from walstore.engine.view import View
 from walstore.errors import (
     ForkedProcessError,
     SchedulerPersistenceError,
+    StorageFullError,
     StoreClosedError,
     StorePoisonedError,
     storage_errors,
@@ -54,7 +55,7 @@ class StoreStats:
     snapshot_lsn: int
     snapshot_bytes: int
     last_checkpoint_ns: int | None
-    """When the log was last compacted by this opening, by the store's clock."""
+    """When the log was last compacted by this opening, in nanoseconds since 1970."""
     last_background_error: str | None
     """The last failure that no caller has seen, of draining, syncing or compacting; None once it works again."""
 
@@ -229,24 +230,38 @@ class Store(Generic[EventT, StateT]):
     def close(self) -> None:
         """Drain, sync, mark the log as closed cleanly, and release the lock. Closing twice is fine.
 
-        Raises the first error when the store was poisoned and what goes wrong now; the lock is released in any case,
-        and a store that was not closed cleanly is recovered at the next opening.
+        A compaction that is under way is waited for; an exception that ends the waiting (Ctrl-C) abandons it.
+
+        Raises the first error when the store was poisoned, and what goes wrong now; the lock is released all the same,
+        and a store that was not closed cleanly is recovered at the next opening. One exception: ``StorageFullError``
+        while events are in the buffer leaves the store open, so that closing it can be tried again when there is space.
         """
         if self._closed:
             return
-        refusal = self._closed_error
+        self._buffer.refuse(self._closed_error)
         try:
-            self._buffer.refuse(refusal)
-            self._compactor.stop()
             self._commit.raise_if_poisoned()
             self._drain()
-            self._commit.finish(refusal)
+        except StorageFullError:
+            self._buffer.accept()
+            raise
+        except BaseException:
+            self._shut()
+            raise
+        try:
+            self._compactor.finish()
+            self._commit.finish(self._closed_error)
         finally:
-            self._log.refuse(refusal)
-            self._keeper.stop()
-            self._closed = True
-            self._log.close()
-            self._lock.release()
+            self._shut()
+
+    def _shut(self) -> None:
+        """Give everything back. Whatever fails here leaves the lock held until the process ends, which is safe."""
+        self._compactor.abandon()
+        self._log.refuse(self._closed_error)
+        self._keeper.stop()
+        self._closed = True
+        self._log.close()
+        self._lock.release()
 
     def abandon_after_fork(self) -> None:
         """Make this copy of the store unusable, in a forked child; touches no file and no lock of the parent."""

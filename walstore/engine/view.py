@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Generic
 
@@ -27,7 +27,10 @@ class View(Generic[EventT, StateT]):
         end_lsn: int,
         plug: Plug[EventT, StateT],
         pending: Sequence[Sequence[EventT]] = (),
+        before_frame: Callable[[], None] = lambda: None,
     ) -> None:
+        """``before_frame`` is called before each frame of events or records; what it raises ends the reading."""
+        self._before_frame = before_frame
         self._files = files
         self._pending = pending
         self.plug = plug
@@ -41,7 +44,10 @@ class View(Generic[EventT, StateT]):
 
     def records(self) -> Iterator[tuple[str, StateT]]:
         """Yield the records of the snapshot, in the order of their keys."""
-        return self.snapshot.records() if self.snapshot is not None else iter(())
+        if self.snapshot is not None:
+            for entry in self.snapshot.index:
+                self._before_frame()
+                yield from self.snapshot.frame_records(entry)
 
     def events(self) -> Iterator[Sequence[EventT]]:
         """Yield the events above the snapshot in the order in which they were recorded, frame by frame."""
@@ -55,6 +61,7 @@ class View(Generic[EventT, StateT]):
                 link.file, link.header.nonce, HEADER_BYTES, min(link.end, self.end_lsn - link.base_lsn)
             )
             for offset, frame in reader:
+                self._before_frame()
                 if frame.kind is FrameKind.EVENTS:
                     try:
                         events = decode(frame.payload)

@@ -82,7 +82,7 @@ class Lock(Protocol):
         ...
 
     def write(self, data: bytes) -> None:
-        """Replace the content of the lock file."""
+        """Replace the content of the lock file, durably. A crash leaves the old content, the new, or a mixture."""
         ...
 
     def release(self) -> None:

@@ -200,8 +200,9 @@ class SimLock(Lock):
         with self._world._mutex:
             self._require_open()
             self._world._begin(("lock_write", self._path))
-            self._node.resize(0)
             _write(self._world, self._path, self._node, 0, data)
+            self._node.resize(len(data))
+            self._node.sync()
 
     def release(self) -> None:
         with self._world._mutex:
