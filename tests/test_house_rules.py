@@ -39,6 +39,7 @@ INNER = {
         "repair",
         "opening",
         "compactor",
+        "stats",
         "store",
     ],
     "wal": [],

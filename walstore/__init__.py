@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 from walstore.engine.recovery import RecoveryReport
-from walstore.engine.store import StoreStats
+from walstore.engine.stats import StoreStats
 from walstore.errors import SchedulerPersistenceError
 from walstore.model.events import Cancelled, Finished, Restored, Scheduled, Started
 from walstore.model.names import QName

@@ -14,7 +14,8 @@ from walstore.engine.environment import Environment, Plug
 from walstore.engine.merge import MemorySpill, merged
 from walstore.engine.opening import open_for_reading
 from walstore.engine.recovery import Progress, RecoveryReport
-from walstore.engine.store import Store, StoreStats
+from walstore.engine.stats import StoreStats
+from walstore.engine.store import Store
 from walstore.engine.view import View
 from walstore.errors import SchedulerPersistenceError, StoreClosedError, StorePoisonedError, storage_errors
 from walstore.format.codec import JobCodec

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from walstore.engine.segment import FrameReader, is_zero
-from walstore.engine.survey import Files, _choose_segments
-from walstore.format.filenames import LOCK_NAME, is_temporary, parse_segment, parse_snapshot
+from walstore.engine.survey import Files, choose_segments
+from walstore.format.filenames import LOCK_NAME, is_temporary, is_torn, parse_segment, parse_snapshot
 from walstore.format.frame import Frame, find_frames
 from walstore.format.layout import (
     HEADER_BYTES,
-    BadHeaderError,
     FileKind,
     FrameKind,
     Header,
@@ -22,6 +21,7 @@ from walstore.format.layout import (
 )
 from walstore.fs.api import File, FileSystem
 from walstore.model.events import EventForm
+from walstore.model.names import instant_ns
 from walstore.model.records import JobState
 from walstore.wal import JOBS
 
@@ -91,22 +91,27 @@ def look(fs: FileSystem, directory: str, names: Sequence[str]) -> Contents:
     newest = max(snapshots, key=snapshots.__getitem__, default=None)
     for name in sorted(snapshots):
         facts = FileFacts(name, FileKind.SNAPSHOT, name == newest)
-        contents.snapshots.append(_read(fs, directory, facts, None))
+        if _read(fs, directory, facts, None):
+            contents.snapshots.append(facts)
     segments = {name: parsed for name in names if (parsed := parse_segment(name))}
     # Which segments count is the engine's to say, and it says so by the names alone.
     unused: Files[EventForm, JobState] = Files()
-    chosen = _choose_segments(segments, snapshots[newest] if newest is not None else 0, unused)
+    chosen = choose_segments(segments, snapshots[newest] if newest is not None else 0, unused)
     ends = {name: after.base_lsn - own.base_lsn for (name, own), (_, after) in pairwise(chosen)}
     for name in sorted(segments):
         facts = FileFacts(name, FileKind.SEGMENT, name not in unused.stale)
-        contents.segments.append(_read(fs, directory, facts, ends.get(name)))
+        if _read(fs, directory, facts, ends.get(name)):
+            contents.segments.append(facts)
     for name in sorted({*names} - {*snapshots} - {*segments}):
         contents.others.append((name, _what_is(name), _length(fs, f"{directory}/{name}")))
     return contents
 
 
-def _read(fs: FileSystem, directory: str, facts: FileFacts, end: int | None) -> FileFacts:
-    """Fill in the facts of a file; its frames count up to ``end``, where another segment takes over."""
+def _read(fs: FileSystem, directory: str, facts: FileFacts, end: int | None) -> bool:
+    """Fill in the facts of a file; its frames count up to ``end``, where another segment takes over.
+
+    Returns False where the file is gone: a checkpoint has removed it since, so it is no part of the store any more.
+    """
     try:
         file = fs.open(f"{directory}/{facts.name}")
         try:
@@ -115,13 +120,16 @@ def _read(fs: FileSystem, directory: str, facts: FileFacts, end: int | None) -> 
             _read_frames(file, facts, facts.header, facts.length if end is None else min(end, facts.length))
         finally:
             file.close()
+    except FileNotFoundError:
+        return False
     except NewerVersionError as error:
         facts.trouble = f"format version {error.version}, which this release can't read"
-    except BadHeaderError as error:
-        facts.trouble = str(error)
+    except ValueError as error:
+        # A damaged header, or a watermark behind a damaged place that holds something else.
+        facts.trouble = facts.trouble or str(error)
     except OSError as error:
         facts.trouble = error.strerror or str(error)
-    return facts
+    return True
 
 
 def _read_frames(file: File, facts: FileFacts, header: Header, end: int) -> None:
@@ -175,8 +183,9 @@ def _look_behind(data: bytes, facts: FileFacts, header: Header) -> None:
 def _holder(fs: FileSystem, directory: str) -> Holder | None:
     try:
         content = json.loads(fs.read_small(f"{directory}/{LOCK_NAME}"))
-        return Holder(str(content["host"]), int(content["pid"]), int(content["since_ns"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        since_ns = instant_ns(content["since_ns"], "since_ns")
+        return Holder(str(content["host"]), int(content["pid"]), since_ns)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         # It is empty until the store is there, and its content is for people only.
         return None
 
@@ -184,7 +193,7 @@ def _holder(fs: FileSystem, directory: str) -> Holder | None:
 def _what_is(name: str) -> str:
     if name == LOCK_NAME:
         return "the writer's lock"
-    if name.startswith("torn-") and name.endswith(".bin"):
+    if is_torn(name):
         return "a torn tail that a recovery cut off"
     return "a file that was never finished" if is_temporary(name) else "none of the store's"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from walstore.cli.files import Contents, FileFacts, look
 from walstore.cli.outcome import Exit, error_document, exit_of
@@ -14,16 +13,17 @@ from walstore.engine.recovery import RecoveryReport
 from walstore.engine.survey import is_store
 from walstore.errors import SchedulerPersistenceError, storage_error
 from walstore.format.layout import FORMAT_VERSION, FileKind
+from walstore.model.names import datetime_of
 from walstore.wal import os_environment
 
 __all__ = ["run"]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Verdict:
     """What opening the store comes to: an error, or what is in it."""
 
-    error: SchedulerPersistenceError | None = None
+    error: SchedulerPersistenceError | None
     report: RecoveryReport | None = None
     end_lsn: int | None = None
     jobs: dict[str, int] | None = None
@@ -52,14 +52,11 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 
 def _judge(path: str, out: Output) -> _Verdict:
-    verdict = _Verdict()
     try:
         with reading(path, out) as store:
-            verdict.report, verdict.end_lsn = store.report, store.view.end_lsn
-            verdict.jobs = count_jobs(store)
+            return _Verdict(None, store.report, store.view.end_lsn, count_jobs(store))
     except SchedulerPersistenceError as error:
-        verdict.error = error
-    return verdict
+        return _Verdict(error)
 
 
 def _document(path: str, contents: Contents, verdict: _Verdict) -> dict[str, object]:
@@ -126,7 +123,7 @@ def _show(path: str, contents: Contents, verdict: _Verdict, out: Output) -> None
     if contents.watermark_lsn is not None:
         out.line(f"watermark  on the device up to LSN {contents.watermark_lsn} at least")
     if contents.holder is not None:
-        since = datetime.fromtimestamp(contents.holder.since_ns // 1_000_000_000, UTC)
+        since = datetime_of(contents.holder.since_ns)
         holder = f"process {contents.holder.pid} on {contents.holder.host}, {since:%Y-%m-%d %H:%M:%S} UTC"
         out.line(f"lock       last opened for writing by {holder}")
     if verdict.jobs is not None:

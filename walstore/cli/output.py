@@ -14,6 +14,8 @@ from contextlib import contextmanager
 __all__ = ["Output", "OutputError"]
 
 _CLEAR_LINE = "\r\x1b[K"
+_encode_line = json.JSONEncoder(separators=(",", ":")).encode
+"""Made once: ``json.dumps`` with separators would make an encoder for every line."""
 
 
 class OutputError(Exception):
@@ -35,7 +37,7 @@ class Output:
     def line(self, text: str) -> None:
         """Print one line for people."""
         if not self.is_json:
-            self._print(f"\n{text}" if self._after_table else text)
+            self._print(f"\n{_printable(text)}" if self._after_table else _printable(text))
             self._after_table = False
 
     def table(self, title: str, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -55,14 +57,14 @@ class Output:
 
     def json_line(self, document: dict[str, object]) -> None:
         """Print a JSON object on a line of its own, with or without ``is_json``."""
-        self._print(json.dumps(document, separators=(",", ":")))
+        self._print(_encode_line(document))
 
     def error(self, text: str) -> None:
         """Print one line on standard error."""
         self.clear_progress()
         # Without standard error, print() would turn to standard output.
         if sys.stderr is not None:
-            print(f"walstore: {_encodable(' '.join(text.split()), sys.stderr.encoding)}", file=sys.stderr)
+            print(_encodable(f"walstore: {_printable(text)}", sys.stderr.encoding), file=sys.stderr)
 
     def progress(self, text: str) -> None:
         """Show a line on standard error in place of the last one, if that is a terminal; the next output removes it."""
@@ -140,10 +142,17 @@ def _draw_richly(title: str, headers: Sequence[str], cells: Sequence[Sequence[st
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _printable(str(value))
+
+
+def _printable(text: str) -> str:
+    """Return the text with escapes for control characters: a path may hold any, and a terminal obeys them."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _encodable(text: str, encoding: str | None) -> str:
-    """Return the text with backslash escapes for what the stream can't take: a path may hold any bytes."""
+    """Return the text with escapes for what the stream can't take."""
     encoding = encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Generic
 
 from walstore.engine.buffer import Buffer
@@ -16,6 +15,7 @@ from walstore.engine.log import Log
 from walstore.engine.merge import FileSpill, merged
 from walstore.engine.opening import open_for_writing
 from walstore.engine.recovery import Progress
+from walstore.engine.stats import StoreStats
 from walstore.engine.survey import survey
 from walstore.engine.view import View
 from walstore.errors import (
@@ -29,35 +29,9 @@ from walstore.errors import (
 from walstore.format.layout import PAYLOAD_BYTES_MAX, FrameKind
 from walstore.options import Durability, WalOptions
 
-__all__ = ["Store", "StoreStats"]
+__all__ = ["Store"]
 
 _logger = logging.getLogger("walstore")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreStats:
-    """What an operator graphs. Counters are since the opening."""
-
-    events: int
-    """Events recorded."""
-    buffered_events: int
-    """At ``BUFFERED``: items in the buffer now (a batch counts as one)."""
-    log_written_bytes: int
-    """Bytes appended to the log."""
-    syncs: int
-    """Files synced."""
-    durable_lsn: int
-    """Everything below this LSN is known to be on the device."""
-    end_lsn: int
-    """Where the log ends."""
-    log_bytes: int
-    """Bytes of the log above the snapshot: what a recovery would replay."""
-    snapshot_lsn: int
-    snapshot_bytes: int
-    last_checkpoint_ns: int | None
-    """When the log was last compacted by this opening, in nanoseconds since 1970."""
-    last_background_error: str | None
-    """The last failure that no caller has seen, of draining, syncing or compacting; None once it works again."""
 
 
 class Store(Generic[EventT, StateT]):

@@ -14,7 +14,7 @@ from walstore.format.filenames import LOCK_NAME, SegmentName, is_temporary, is_t
 from walstore.format.layout import HEADER_BYTES, FileKind, Header
 from walstore.fs.api import File, FileSystem
 
-__all__ = ["Files", "Link", "is_store", "survey"]
+__all__ = ["Files", "Link", "choose_segments", "is_store", "survey"]
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ def survey(
         return None if not files.temporary else files
     try:
         floor_lsn = _open_snapshot(fs, directory, plug, snapshots, files)
-        chosen = _choose_segments(segments, floor_lsn, files)
+        chosen = choose_segments(segments, floor_lsn, files)
         _check_start(directory, floor_lsn, chosen, files)
         for name, parsed in chosen:
             files.chain.append(_open_segment(fs, directory, name, parsed, plug))
@@ -130,7 +130,7 @@ def _open_snapshot(
     return files.snapshot.lsn
 
 
-def _choose_segments(
+def choose_segments(
     segments: dict[str, SegmentName], floor_lsn: int, files: Files[EventT, StateT]
 ) -> list[tuple[str, SegmentName]]:
     """Return the segments that count in order, and note the others as stale."""

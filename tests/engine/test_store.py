@@ -1,0 +1,373 @@
+"""A store seen from outside: when it syncs, when it compacts, what it reports. On a simulated disk, without threads."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from walstore import Durability, Finished, Manual, Scheduled, Started, WalOptions, WalPersistence
+from walstore.engine.environment import Environment
+from walstore.engine.recovery import Situation
+from walstore.errors import (
+    CorruptionError,
+    StorageError,
+    StorageFullError,
+    StoreClosedError,
+    StoreNotFoundError,
+    StorePoisonedError,
+)
+from walstore.testing.sim_fs import SimFileSystem
+
+SECOND_NS = 1_000_000_000
+
+
+@dataclass
+class World:
+    """A simulated disk and a clock that stands still until it is moved."""
+
+    fs: SimFileSystem = field(default_factory=SimFileSystem)
+    now_ns: int = 0
+    numbers: int = 0
+
+    @contextmanager
+    def open(
+        self, durability: Durability = Durability.PROCESS, options: WalOptions | None = None, **arguments: bool
+    ) -> Iterator[WalPersistence]:
+        store = WalPersistence(
+            "/jobs",
+            durability=durability,
+            options=options if options is not None else WalOptions(),
+            clock=lambda: self.now_ns,
+            environment=self.environment(),
+            **arguments,  # type: ignore[arg-type]  # create and read_only.
+        )
+        with store:
+            yield store
+
+    def environment(self) -> Environment:
+        def random_bytes(size: int) -> bytes:
+            self.numbers += 1
+            return self.numbers.to_bytes(size, "big")
+
+        return Environment(
+            fs=self.fs,
+            random_bytes=random_bytes,
+            monotonic_ns=lambda: self.now_ns,
+            wall_ns=lambda: self.now_ns,
+            holder=lambda: {"host": "simulated", "pid": 1},
+            threads=False,
+        )
+
+    def tick(self, store: WalPersistence, after_ns: int = SECOND_NS) -> None:
+        """Let time pass and do what the keeper would do then."""
+        self.now_ns += after_ns
+        assert store._store is not None
+        store._store.tick()
+
+    def names(self, ending: str) -> list[str]:
+        return [name for name in self.fs.list_directory("/jobs") if name.endswith(ending)]
+
+
+def counters(store: WalPersistence) -> dict[str, int]:
+    return {str(record.id): record.consecutive_failures for record in store.load_all()}
+
+
+def test_one_settling_sync_and_then_silence() -> None:
+    world = World()
+    with world.open() as store:
+        store.record_started("job.a", 1)
+        syncs = []
+        for _ in range(5):
+            before = world.fs.calls
+            world.tick(store)
+            syncs.append(world.fs.calls - before)
+        # The sync and its watermark; the sync of the watermark; nothing.
+        assert syncs == [2, 1, 0, 0, 0]
+        assert store.stats().durable_lsn < store.stats().end_lsn
+        store.record_started("job.a", 2)
+        world.tick(store)
+        assert store.stats().syncs == 3
+
+
+def test_sync_of_nothing_new_costs_nothing() -> None:
+    world = World()
+    with world.open() as store:
+        store.record_started("job.a", 1)
+        store.sync()
+        before = world.fs.calls
+        store.sync()
+        store.sync()
+        assert world.fs.calls == before
+
+
+@pytest.mark.parametrize("durability", list(Durability))
+def test_flush_checkpoint_leaves_a_small_store_a_fresh_snapshot_and_a_short_log(durability: Durability) -> None:
+    world = World()
+    with world.open(durability) as store:
+        for at_ns in range(100):
+            store.record_started(f"job.number{at_ns}", at_ns)
+        store.flush_checkpoint()
+        assert len(world.names(".snap")) == len(world.names(".wal")) == 1
+        assert store.stats().log_bytes < 200
+        assert store.stats().snapshot_bytes > 0
+        assert len(store.load_all()) == 100
+        calls = world.fs.calls
+        store.flush_checkpoint()  # Nothing is new.
+        store.flush_checkpoint(compact=True)
+        assert world.fs.calls == calls
+        store.record_started("job.number1", 1000)
+        store.flush_checkpoint()  # Something is, but a log of one event is not worth a new snapshot.
+        assert store.stats().log_bytes > 104
+        store.flush_checkpoint(compact=True)
+        assert store.stats().log_bytes < 200
+    with world.open() as store:
+        assert store.recovery.events_replayed == 0
+        assert len(store.load_all()) == 100
+
+
+def test_a_log_that_outgrows_its_bound_is_compacted_though_nobody_asks() -> None:
+    world = World()
+    options = WalOptions(small_store_bytes=4096, segment_bytes_min=1024, segment_bytes_max=1024)
+    with world.open(options=options) as store:
+        longest = 0
+        store.record_started("job.counter", 0)
+        for at_ns in range(1000):
+            store.record_finished("job.counter", at_ns, False)
+            if at_ns % 10 == 0:
+                world.tick(store)
+            longest = max(longest, store.stats().log_bytes)
+        assert longest < 4096 + 1024
+        assert counters(store) == {"job.counter": 1000}
+        assert store.stats().last_checkpoint_ns is not None
+
+
+def test_a_compaction_that_fails_loses_nothing_shows_and_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    with world.open() as store:
+        store.record_started("job.a", 1)
+        world.fs.fail("write", errno.EIO, path_contains="snapshot")
+        with caplog.at_level(logging.WARNING, logger="walstore"):
+            store.flush_checkpoint()
+        assert "compaction of /jobs failed" in caplog.text
+        assert "Input/output error" in str(store.stats().last_background_error)
+        assert counters(store) == {"job.a": 0}
+        assert world.names(".tmp") == []
+        store.flush_checkpoint()
+        assert store.stats().last_background_error is None
+        assert len(world.names(".snap")) == 1
+        store.record_started("job.a", 2)
+        world.fs.fail("write", errno.EIO, path_contains="snapshot")
+        with pytest.raises(StorageError, match="compacting"):
+            store.flush_checkpoint(compact=True)
+        store.flush_checkpoint(compact=True)
+        assert counters(store) == {"job.a": 0}
+
+
+def test_stats_add_up() -> None:
+    world = World()
+    with world.open(Durability.BUFFERED) as store:
+        store.record_scheduled("job.a", Manual())
+        store.record_many([Started("job.a", 1), Finished("job.a", 2, False)])
+        stats = store.stats()
+        assert (stats.events, stats.buffered_events) == (3, 2)
+        written_bytes = stats.log_written_bytes
+        world.tick(store, 1)
+        stats = store.stats()
+        assert (stats.events, stats.buffered_events) == (3, 0)
+        assert written_bytes < stats.log_written_bytes == stats.end_lsn
+    with world.open(read_only=True) as reader, pytest.raises(StoreClosedError, match="read-only"):
+        reader.stats()
+
+
+def test_a_batch_that_is_too_long_is_refused_whole() -> None:
+    world = World()
+    with world.open() as store:
+        long_name = "job." + "x" * 1000
+        with pytest.raises(ValueError, match="in several batches"):
+            store.record_many(Started(f"{long_name}{number}", 1) for number in range(17_000))
+        with pytest.raises(TypeError, match="an event is"):
+            store.record_many([Scheduled("job.a", Manual()), "no event"])  # type: ignore[list-item]  # On purpose.
+        store.record_many([])
+        assert store.load_all() == []
+        # A long one that fits gets a segment of its own size.
+        store.record_many(Started(f"{long_name}{number}", 1) for number in range(1000))
+        assert len(store.load_all()) == 1000
+
+
+def test_a_poisoned_store_shows_what_is_durable_and_releases_its_lock() -> None:
+    world = World()
+    with pytest.raises(StorePoisonedError, match="Input/output error"), world.open() as store:
+        store.record_started("job.durable", 1)
+        store.sync()
+        store.record_started("job.lost", 1)
+        world.fs.fail("sync", errno.EIO, lost=True)
+        with pytest.raises(StorePoisonedError):
+            store.sync()
+        for call in (store.sync, store.flush_checkpoint, lambda: store.record_started("job.late", 1)):
+            with pytest.raises(StorePoisonedError):
+                call()
+        assert counters(store) == {"job.durable": 0}
+    with world.open() as store:
+        assert "job.durable" in counters(store)
+
+
+def test_a_sync_that_fails_in_the_background_is_told_by_the_next_call() -> None:
+    world = World()
+    with pytest.raises(StorePoisonedError), world.open() as store:
+        store.record_started("job.a", 1)
+        world.fs.fail("sync", errno.ENOSPC)
+        world.tick(store)
+        assert "syncing" in str(store.stats().last_background_error)
+        with pytest.raises(StorePoisonedError):
+            store.record_started("job.a", 2)
+
+
+def test_the_body_of_a_with_keeps_its_own_error() -> None:
+    world = World()
+    with pytest.raises(KeyError), world.open() as store:
+        store.record_started("job.a", 1)
+        raise KeyError("mine")
+    with world.open() as store:
+        assert store.recovery.situation is Situation.CLEAN
+
+
+def test_a_full_disk_is_no_poison() -> None:
+    world = World()
+    options = WalOptions(segment_bytes_min=1024, segment_bytes_max=1024)
+    with world.open(options=options) as store:
+        store.record_started("job.counter", 0)
+        world.fs.capacity_bytes = 2500
+        recorded = 0
+        with pytest.raises(StorageFullError, match="recorded nothing"):
+            while True:
+                store.record_finished("job.counter", recorded, False)
+                recorded += 1
+        assert recorded > 10
+        store.sync()
+        assert counters(store) == {"job.counter": recorded}
+        with pytest.raises(StorageFullError):
+            store.record_finished("job.counter", 0, False)
+        world.fs.capacity_bytes = None
+        store.record_finished("job.counter", 0, False)
+        assert counters(store) == {"job.counter": recorded + 1}
+    with world.open() as store:
+        assert counters(store) == {"job.counter": recorded + 1}
+
+
+def test_a_full_disk_keeps_what_is_buffered_until_there_is_space() -> None:
+    world = World()
+    options = WalOptions(segment_bytes_min=1024, segment_bytes_max=1024, buffer_events=50)
+    with world.open(Durability.BUFFERED, options) as store:
+        store.record_started("job.counter", 0)
+        world.fs.capacity_bytes = 1500
+        recorded = 0
+        with pytest.raises(StorageFullError):
+            while True:
+                store.record_finished("job.counter", recorded, False)
+                recorded += 1
+        assert counters(store) == {"job.counter": recorded}
+        world.tick(store)
+        assert "no space left" in str(store.stats().last_background_error)
+        with pytest.raises(StorageFullError):
+            store.close()
+        assert not store.closed
+        assert counters(store) == {"job.counter": recorded}
+        world.fs.capacity_bytes = None
+        world.tick(store)
+        assert store.stats().last_background_error is None
+    with world.open() as store:
+        assert counters(store) == {"job.counter": recorded}
+
+
+def test_iter_jobs_is_of_one_point_of_time_and_in_order() -> None:
+    world = World()
+    options = WalOptions(merge_memory_bytes=8 * 1024, segment_bytes_min=1024, segment_bytes_max=4096)
+    with world.open(options=options) as store:
+        for number in range(2000):
+            store.record_started(f"job.number{number:04d}", number)
+        store.flush_checkpoint(compact=True)
+        for number in range(0, 3000, 3):
+            store.record_started(f"job.number{number:04d}", 10_000)
+        jobs = store.iter_jobs()
+        first = next(jobs)
+        store.cancel("job.number1999")
+        store.flush_checkpoint(compact=True)
+        found = [first, *jobs]
+        names = [str(record.id) for record in found]
+        assert names == sorted(names)
+        assert len(names) == len(set(names)) == 2000 + 333
+        assert "job.number1999" in names
+        assert [record.last_started_at_ns for record in found[:4]] == [10_000, 1, 2, 10_000]
+        abandoned = store.iter_jobs()
+        next(abandoned)
+        abandoned.close()  # type: ignore[attr-defined]  # It is a generator.
+        assert world.names(".tmp") == []
+    with world.open(options=options, read_only=True) as reader:
+        calls = world.fs.calls
+        assert [str(record.id) for record in reader.iter_jobs()] == [n for n in names if n != "job.number1999"]
+        assert world.fs.calls == calls
+
+
+def test_a_long_recovery_reports_progress() -> None:
+    world = World()
+    with world.open(options=WalOptions(small_store_bytes=1 << 40)) as store:
+        for _ in range(3):
+            store.record_many(Started(f"job.{'x' * 1000}{number}", 1) for number in range(15_000))
+    told: list[tuple[int, int]] = []
+    with WalPersistence(
+        "/jobs", environment=world.environment(), progress=lambda done, total: told.append((done, total))
+    ) as store:
+        assert len(store.load_all()) == 15_000
+    assert told
+    assert told == sorted(told)
+    assert all(0 < done <= total for done, total in told)
+
+
+def test_what_can_not_be_a_store_is_refused_and_left_alone() -> None:
+    world = World()
+    with pytest.raises(StoreNotFoundError, match="no store at /jobs"), world.open(create=False):
+        pass
+    with pytest.raises(StoreNotFoundError, match="no store at /jobs"), world.open(read_only=True):
+        pass
+    assert "jobs" not in world.fs.list_directory("/")
+    world.fs.make_directory("/jobs")
+    with pytest.raises(StoreNotFoundError, match="is empty"), world.open(create=False):
+        pass
+    for name in ("LOCK", "CURRENT"):  # As other programs have them.
+        world.fs.create(f"/jobs/{name}").close()
+    with pytest.raises(StoreNotFoundError, match="other things"), world.open():
+        pass
+    assert sorted(world.fs.list_directory("/jobs")) == ["CURRENT", "LOCK"]
+    world.fs.unlink("/jobs/CURRENT")
+    with pytest.raises(StoreNotFoundError, match="never finished"), world.open(create=False):
+        pass
+    with world.open() as store:
+        assert store.recovery.situation is Situation.CREATED
+    world.fs.create("/file").close()
+    with pytest.raises(StoreNotFoundError, match="is no directory"):
+        WalPersistence("/file", environment=world.environment())
+    with pytest.raises(StoreNotFoundError, match="/missing does not exist"):
+        WalPersistence("/missing/jobs", environment=world.environment())
+
+
+def test_a_missing_log_is_corruption_and_no_new_store() -> None:
+    world = World()
+    with world.open() as store:
+        store.record_started("job.a", 1)
+    for name in world.names(".wal"):
+        world.fs.unlink(f"/jobs/{name}")
+    with pytest.raises(CorruptionError, match="log of the store is missing"), world.open():
+        pass
+
+
+def test_options_and_arguments_are_checked_before_anything_is_created() -> None:
+    world = World()
+    for arguments in ({"durability": "process"}, {"options": {"sync_interval_ns": 1}}):
+        with pytest.raises(TypeError):
+            WalPersistence("/jobs", environment=world.environment(), **arguments)
+    assert world.fs.list_directory("/") == []
