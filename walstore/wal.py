@@ -97,10 +97,12 @@ class WalPersistence(SchedulerPersistence):
         environment = environment if environment is not None else os_environment()
         self._environment = environment
         self._store: JobStore | None = None
+        self._record: Callable[[EventForm], None]
         self._closed = False
         if read_only:
             files, _, self._recovery = open_for_reading(environment, self._directory, JOBS, progress)
             files.close()
+            self._record = self._refuse_to_record
         else:
             store = Store(
                 environment, self._directory, JOBS, durability, self._options, create=create, progress=progress
@@ -115,21 +117,21 @@ class WalPersistence(SchedulerPersistence):
 
     def record_scheduled(self, id: JobId, schedule: Schedule) -> None:
         """Record that a job was given a schedule, as of the store's clock."""
-        self._recorder()(form_of(Scheduled(id, schedule), instant_ns(self._clock(), "the instant of the clock")))
+        self._record(form_of(Scheduled(id, schedule), instant_ns(self._clock(), "the instant of the clock")))
 
     def record_started(self, id: JobId, started_at: Instant) -> None:
         """Record that a run of a job began. An unknown job is created with the schedule ``Manual``."""
-        self._recorder()((STARTED, id_of(id), instant_ns(started_at, "started_at")))
+        self._record((STARTED, id_of(id), instant_ns(started_at, "started_at")))
 
     def record_finished(self, id: JobId, finished_at: Instant, success: bool) -> None:
         """Record how a run of a job ended. For an unknown job this is accepted and creates nothing."""
         if success is not True and success is not False:
             raise TypeError(f"success must be a bool, not {success!r}")
-        self._recorder()((FINISHED, id_of(id), instant_ns(finished_at, "finished_at"), success))
+        self._record((FINISHED, id_of(id), instant_ns(finished_at, "finished_at"), success))
 
     def cancel(self, id: JobId) -> None:
         """Record that a job was cancelled: it is gone, for ever. An unknown job is no error."""
-        self._recorder()((CANCELLED, id_of(id)))
+        self._record((CANCELLED, id_of(id)))
 
     def load_all(self) -> list[SchedulerJobRecord]:
         """Return every job as of the call: all calls that returned before it are seen, whatever the durability.
@@ -241,8 +243,8 @@ class WalPersistence(SchedulerPersistence):
         state = "closed" if self._closed else "read-only" if self._store is None else "open"
         return f"<WalPersistence {self._directory} {state}>"
 
-    def _recorder(self) -> Callable[[EventForm], None]:
-        return self._record if self._store is not None else self._writer().record
+    def _refuse_to_record(self, _: EventForm) -> None:
+        self._writer()
 
     def _writer(self) -> JobStore:
         if self._store is None:

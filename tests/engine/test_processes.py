@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from walstore import Durability, WalPersistence
+from walstore import Durability, Started, WalOptions, WalPersistence
 from walstore.engine.recovery import Situation
 from walstore.errors import ForkedProcessError, StoreLockedError
 
@@ -78,7 +78,7 @@ def test_sigkill_again_and_again(tmp_path: Path, durability: Durability) -> None
 def test_a_store_left_open_is_closed_at_exit_with_a_warning(tmp_path: Path) -> None:
     code = """
         import sys
-        from walstore import Durability, WalPersistence
+        from walstore import Durability, Started, WalOptions, WalPersistence
         store = WalPersistence(sys.argv[1], durability=Durability.BUFFERED)
         store.record_started("job.a", 1)
     """
@@ -159,6 +159,37 @@ def test_a_second_process_is_refused_by_name_and_can_read(tmp_path: Path) -> Non
         )
     assert f"process {os.getpid()}" in said
     assert said.splitlines()[-1] == "1"
+
+
+def test_closing_at_once_waits_for_the_compaction_that_opening_began(tmp_path: Path) -> None:
+    """However short an opening is, a log that has outgrown its bound is compacted by the end of it."""
+    options = WalOptions(small_store_bytes=1024)
+    for attempt in range(20):
+        path = tmp_path / f"jobs{attempt}"
+        with WalPersistence(path, options=WalOptions(small_store_bytes=1 << 30)) as store:
+            store.record_many(Started(f"job.number{number}", number) for number in range(5000))
+        WalPersistence(path, options=options).close()
+        with WalPersistence(path) as store:
+            assert store.recovery.situation is Situation.CLEAN
+            assert store.recovery.events_replayed == 0
+            assert len(store.load_all()) == 5000
+
+
+def test_a_reader_beside_a_busy_writer_sees_a_prefix_and_never_damage(tmp_path: Path) -> None:
+    path = tmp_path / "jobs"
+    WalPersistence(path).close()
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(RECORD_UNTIL_KILLED), str(path), "process"],
+        stdout=subprocess.DEVNULL,
+    ) as child:
+        seen = [0]
+        while seen[-1] < 2000:
+            with WalPersistence(path, read_only=True) as reader:
+                for _ in range(3):
+                    seen += [record.consecutive_failures for record in reader.load_all()]
+                    seen += [record.consecutive_failures for record in reader.iter_jobs()]
+        child.kill()
+    assert seen == sorted(seen)
 
 
 SIGNALLED = """

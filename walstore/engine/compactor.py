@@ -60,7 +60,9 @@ class Compactor(Generic[EventT, StateT]):
         self._commit = commit
         # Reentrant: a signal handler, or the closing of a forgotten store, may come in the middle of a compaction.
         self._busy = threading.RLock()
+        self._starting = threading.RLock()
         self._thread: threading.Thread | None = None
+        self._finished = False
         self._abandoned = False
         self._retry_at_ns = 0
         self._events_covered = 0
@@ -104,8 +106,13 @@ class Compactor(Generic[EventT, StateT]):
             raise StoreClosedError(f"the store {self._directory} was closed while its log was compacted") from error
 
     def finish(self) -> None:
-        """Return when the compaction under way has ended: else short openings would never compact a long log."""
-        thread = self._thread
+        """Start no further compaction, and return when the one under way has ended.
+
+        It is not cut short, since short openings would never compact a long log then.
+        """
+        with self._starting:
+            self._finished = True
+            thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
         with self._busy:
@@ -122,11 +129,15 @@ class Compactor(Generic[EventT, StateT]):
     def _run_in_background(self, events: int) -> None:
         if not self._environment.threads:
             self._run_reporting(events)
-        elif self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(
+            return
+        with self._starting:
+            if self._finished or (self._thread is not None and self._thread.is_alive()):
+                return
+            thread = threading.Thread(
                 target=self._run_reporting, args=(events,), name="walstore-compactor", daemon=True
             )
-            self._thread.start()
+            thread.start()
+            self._thread = thread
 
     def _run_reporting(self, events: int) -> None:
         if not self._busy.acquire(blocking=False):
@@ -143,6 +154,7 @@ class Compactor(Generic[EventT, StateT]):
             self._busy.release()
 
     def _compact(self, events: int) -> None:
+        self._raise_if_abandoned()
         if events == self._events_covered:
             return
         with storage_errors(f"compacting the log of {self._directory}"):

@@ -92,7 +92,7 @@ class Keeper:
         self._thread = None
 
     def _run(self) -> None:
-        next_tick_ns = self._monotonic_ns()
+        next_tick_ns = self._monotonic_ns() + self._interval_ns
         while True:
             wait_ns = next_tick_ns - self._monotonic_ns()
             if wait_ns <= 0:

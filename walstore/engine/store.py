@@ -83,6 +83,8 @@ class Store(Generic[EventT, StateT]):
         }[durability]
         """Record one checked event: on return it survives what the durability of the store says."""
         self._keeper.start()
+        # Not left to the first tick, so that the shortest of openings does its part.
+        self._compactor.when_grown(self._events)
 
     def record_batch(self, events: Sequence[EventT]) -> None:
         """Record checked events in one frame: after a crash all of them are there, or none.

@@ -22,6 +22,7 @@ _CHECKSUM_BYTES = 8
 _MAGIC_OFFSET = 12
 _PADDING = tuple(b"\0" * (-length % ALIGNMENT_BYTES) for length in range(ALIGNMENT_BYTES))
 _KINDS = {int(kind): kind for kind in FrameKind}
+_KIND_BYTES = {kind: FRAME_MAGIC + bytes((kind, 0)) for kind in FrameKind}
 
 
 class BadFrameError(ValueError):
@@ -50,7 +51,7 @@ def frame_bytes(payload_bytes: int) -> int:
 def encode_frame(kind: FrameKind, payload: bytes, seed: int) -> bytes:
     """Return the bytes of a frame. The payload must not be longer than ``PAYLOAD_BYTES_MAX``."""
     length = len(payload)
-    body = length.to_bytes(4, "big") + FRAME_MAGIC + bytes((kind, 0)) + payload + _PADDING[length % ALIGNMENT_BYTES]
+    body = length.to_bytes(4, "big") + _KIND_BYTES[kind] + payload + _PADDING[length % ALIGNMENT_BYTES]
     return xxh3_64_digest(body, seed) + body
 
 
