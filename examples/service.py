@@ -1,6 +1,6 @@
 """A job service that can be killed at any moment and picks up where it was: run it, kill -9 it, run it again.
 
-    python examples/service.py [directory] [runs]
+Usage: python examples/service.py [directory] [runs]
 """
 
 from __future__ import annotations

@@ -53,8 +53,10 @@ class WalOptions:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"{field.name} must be a number, not {value!r}")
+            is_number = isinstance(value, (int, float)) if field.name == "compaction_ratio" else isinstance(value, int)
+            if isinstance(value, bool) or not is_number:
+                kind = "a number" if field.name == "compaction_ratio" else "an integer"
+                raise TypeError(f"{field.name} must be {kind}, not {value!r}")
             if not value > 0:
                 raise ValueError(f"{field.name} must be above zero, not {value!r}")
         if self.segment_bytes_min < 1024:

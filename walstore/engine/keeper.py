@@ -98,9 +98,9 @@ class Keeper:
             if wait_ns <= 0:
                 self._tick()
                 next_tick_ns = self._monotonic_ns() + self._interval_ns
-                continue
             try:
-                work = self._requests.get(timeout=wait_ns / _NS_PER_S)
+                # Asked even when the next tick is due already, or ticks longer than the interval would starve callers.
+                work = self._requests.get(timeout=max(wait_ns, 0) / _NS_PER_S)
             except queue.Empty:
                 continue
             if work is None:

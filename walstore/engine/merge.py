@@ -20,7 +20,7 @@ from walstore.fs.api import File, FileSystem
 
 __all__ = ["FileSpill", "MemorySpill", "Spill", "merged"]
 
-_OBJECTS_PER_BYTE: Final = 8
+_OBJECTS_PER_BYTE: Final = 16
 """About how many bytes a record or an event takes in memory for each byte that it has on disk."""
 _SAMPLES_MAX: Final = 4096
 _EVENTS_PER_SPILL: Final = 256

@@ -20,6 +20,7 @@ __all__ = ["JobCodec"]
 _has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
 _pack: Callable[[object], bytes] = msgpack.Packer().pack if _has_gil else msgpack.packb
 
+_SCHEDULE_TYPES = frozenset({(int,), (int, int), (int, str)})
 _ARITY = {SCHEDULED: 4, STARTED: 3, FINISHED: 4, CANCELLED: 2, RESTORED: 8}
 
 
@@ -112,10 +113,7 @@ def _check_state(state: tuple[object, ...]) -> None:
 
 
 def _check_schedule(form: object) -> None:
-    # A bool would be found in the cache under the number that it equals.
-    if not isinstance(form, tuple) or (len(form) == 2 and type(form[1]) is bool):
+    # The exact types: a bool or a float would be found in the cache under the integer that it equals.
+    if not isinstance(form, tuple) or tuple(map(type, form)) not in _SCHEDULE_TYPES:
         raise ValueError(f"not a schedule: {form!r}")
-    try:
-        schedule_of(cast("ScheduleForm", form))
-    except TypeError as error:  # An unhashable part.
-        raise ValueError(f"not a schedule: {form!r}") from error
+    schedule_of(cast("ScheduleForm", form))

@@ -7,7 +7,7 @@ from typing import Literal
 
 from walstore.model.names import Instant, JobId, QName, id_of, instant_ns
 from walstore.model.records import SchedulerJobRecord, record_of, state_of
-from walstore.model.schedule import Schedule, ScheduleForm, schedule_of
+from walstore.model.schedule import KINDS, Schedule, ScheduleForm, schedule_of
 
 __all__ = [
     "CANCELLED",
@@ -92,7 +92,7 @@ def form_of(event: Event, now_ns: int) -> EventForm:
     """
     match event:
         case Scheduled(job, schedule, at):
-            if not isinstance(schedule, Schedule):
+            if not isinstance(schedule, KINDS):
                 raise TypeError(f"a schedule is Once, Periodic, Cron or Manual, not {schedule!r}")
             return SCHEDULED, id_of(job), now_ns if at is None else instant_ns(at, "at"), schedule.form
         case Started(job, at):

@@ -45,7 +45,8 @@ class QName:
         if not isinstance(namespace, str) or not isinstance(local, str):
             raise TypeError(f"a qualified name is made of two strings, not {namespace!r} and {local!r}")
         dotted = f"{namespace}.{local}"
-        if not namespace or not local:
+        # Names are split again at their last dot, so a local name that ends with one would leave nothing behind it.
+        if not namespace or not local or local.endswith("."):
             raise ValueError(f"both sides of a qualified name must be non-empty: {dotted!r}")
         _check_text(dotted)
         object.__setattr__(self, "_dotted", dotted)

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import Enum
 
 from walstore.model.names import QName, datetime_of, instant_ns
-from walstore.model.schedule import Schedule, ScheduleForm, schedule_of
+from walstore.model.schedule import KINDS, Schedule, ScheduleForm, schedule_of
 
 __all__ = [
     "FAILED_RETRYING",
@@ -87,8 +87,8 @@ class SchedulerJobRecord:
             raise TypeError(f"the id of a record is a QName, not {self.id!r}")
         if not isinstance(self.status, SchedulerJobStatus):
             raise TypeError(f"status must be a SchedulerJobStatus, not {self.status!r}")
-        if not isinstance(self.schedule, Schedule):
-            raise TypeError(f"schedule must be a Schedule, not {self.schedule!r}")
+        if not isinstance(self.schedule, KINDS):
+            raise TypeError(f"schedule must be Once, Periodic, Cron or Manual, not {self.schedule!r}")
         for name in ("next_fire_at_ns", "last_started_at_ns", "last_finished_at_ns"):
             value = getattr(self, name)
             if value is None:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from walstore.model.cron import CompiledCron, compile_cron
 from walstore.model.names import INSTANT_MAX_NS, Instant, datetime_of, duration_ns, instant_ns
 
-__all__ = ["Cron", "Manual", "Once", "Periodic", "Schedule", "ScheduleForm", "schedule_of"]
+__all__ = ["KINDS", "Cron", "Manual", "Once", "Periodic", "Schedule", "ScheduleForm", "schedule_of"]
 
 ScheduleForm = tuple[int] | tuple[int, int] | tuple[int, str]
 """A schedule as the log and the reducer hold it: its kind and its one value, of plain types."""
@@ -178,6 +178,10 @@ class Cron(Schedule):
 
     def __repr__(self) -> str:
         return f"Cron({self.expression!r})"
+
+
+KINDS = (Manual, Once, Periodic, Cron)
+"""The schedules that can be recorded."""
 
 
 # Jobs share few schedules, so replay meets the same forms again and again; a hit costs a tenth of building one.

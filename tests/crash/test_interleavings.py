@@ -1,0 +1,148 @@
+"""What another thread or a signal handler does while a sync is under way, made to happen at each sync in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.crash.worlds import DIRECTORY, LEVELS, World, contents, jobs_of
+from walstore.fs.api import File
+from walstore.model.events import Started
+from walstore.options import Durability
+from walstore.testing.sim_file import SimFile
+from walstore.testing.sim_fs import SimFileSystem
+
+
+class _WatchedFileSystem(SimFileSystem):
+    """Lets something else happen before or after the n-th sync of a segment that has its name, once."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.make_directory("/data")
+        self.sync_directory("/")
+        self.place = ""
+        self.skips = 0
+        self.other: Callable[[], object] | None = None
+
+    def let(self, place: str, nth: int, other: Callable[[], object]) -> None:
+        self.place, self.skips, self.other = place, nth - 1, other
+
+    def happens(self, place: str, path: str) -> None:
+        name = path.removeprefix(f"{DIRECTORY}/").removesuffix(".tmp")
+        if place != self.place or self.other is None or name not in self.list_directory(DIRECTORY):
+            return
+        if self.skips:
+            self.skips -= 1
+            return
+        other, self.other = self.other, None
+        other()
+
+    def create(self, path: str) -> File:
+        super().create(path)
+        return _WatchedFile(self, path, self._file(path), writable=True)
+
+
+class _WatchedFile(SimFile):
+    """A file that tells its world when a sync of it begins and ends."""
+
+    def sync(self) -> None:
+        assert isinstance(self._world, _WatchedFileSystem)
+        self._world.happens("before", self._path)
+        super().sync()
+        self._world.happens("after", self._path)
+
+
+def _start(world: World, count: int) -> None:
+    """Record ``count`` runs, each of a job of its own."""
+    assert world.store is not None
+    for _ in range(count):
+        number = len(world.history.states)
+        world.history.attempt([Started(f"job.n{number}", number)])
+        world.store.record_started(f"job.n{number}", number)
+        if world.level is not Durability.BUFFERED:
+            world.history.acknowledge(power=world.level is Durability.POWER)
+
+
+def _sync(world: World) -> None:
+    assert world.store is not None
+    # It promises nothing for what comes while it is under way.
+    units = len(world.history.states) - 1
+    world.store.sync()
+    world.history.acknowledge(power=True, units=units)
+
+
+def _start_and_sync(world: World, count: int) -> None:
+    _start(world, count)
+    _sync(world)
+
+
+def _tick(world: World) -> None:
+    assert world.store is not None
+    assert world.store._store is not None
+    world.now_ns += world.options.sync_interval_ns
+    world.store._store.tick()
+
+
+OTHERS: dict[str, Callable[[World], object]] = {
+    "records": lambda world: _start(world, 1),
+    "fills a segment": lambda world: _start(world, 30),
+    "syncs": _sync,
+    "records and syncs": lambda world: _start_and_sync(world, 1),
+    "fills a segment and syncs": lambda world: _start_and_sync(world, 30),
+}
+
+
+def _work(world: World) -> None:
+    for count in (3, 30, 1):
+        _start(world, count)
+        _sync(world)
+    _tick(world)
+    _start(world, 25)
+    _tick(world)
+    _start(world, 1)
+    _sync(world)
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.value)
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_whatever_happens_during_a_sync_is_kept(place: str, other: str, level: Durability) -> None:
+    for nth in range(1, 1000):
+        fs = _WatchedFileSystem()
+        world = World(1, fs)
+        world.recover(level)
+        fs.let(place, nth, lambda world=world: OTHERS[other](world))  # type: ignore[misc]  # Bound here.
+        _work(world)
+        assert jobs_of(world.store) == world.history.states[-1]  # type: ignore[arg-type]  # It is open.
+        for seed in range(4):
+            after = world.after_power_loss(seed)
+            after.recover()
+            after.drop()
+        if fs.other is not None:
+            assert nth > 5
+            return
+
+
+def test_a_writer_that_opens_leaves_a_reader_what_it_shows() -> None:
+    for closed in (True, False):
+        world = World(1)
+        world.recover(Durability.PROCESS)
+        _start(world, 5)
+        if closed:
+            world.close()
+        else:
+            _sync(world)
+            _start(world, 30)
+            world = world.after_process_crash()
+        reader = world.read()
+        seen = jobs_of(reader)
+        assert seen == world.history.states[-1]
+        streamed = reader.iter_jobs()
+        first = next(streamed)
+        world.recover()
+        assert jobs_of(reader) == seen
+        assert [first, *streamed] == [seen[job] for job in sorted(seen)]
+        assert contents(world.fs)
+        reader.close()
+        world.close()

@@ -1,0 +1,213 @@
+"""The codec of jobs: events and records to msgpack and back, and nothing else taken for one."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from walstore.format.codec import JobCodec
+from walstore.model.events import Event, EventForm, event_of, form_of
+from walstore.model.names import INSTANT_MAX_NS
+from walstore.model.records import FAILURES_MAX, JobState, SchedulerJobRecord, record_of, state_of
+from walstore.model.schedule import schedule_of
+from walstore.testing.strategies import events, records
+
+CODEC = JobCodec()
+STATE = (3, 1, None, 2, FAILURES_MAX, (3, "@hourly"))
+EVENTS: list[EventForm] = [
+    (1, "a.b", 5, (0,)),
+    (1, "a.b", 5, (1, 6)),
+    (1, "a.b", 5, (2, 7)),
+    (1, "a.b", 5, (3, "@hourly")),
+    (2, "ai.geo.tile", INSTANT_MAX_NS),
+    (3, "ü.日本", 0, True),
+    (3, "a.b", 0, False),
+    (4, "a.b"),
+    (5, "a.b", 3, 1, None, 2, FAILURES_MAX, (3, "@hourly")),
+]
+# What might stand in place of any part of an event or a record.
+OTHERS: list[object] = [
+    None,
+    True,
+    False,
+    -1,
+    2**63,
+    2**64 - 1,
+    0.0,
+    1.0,
+    5.0,
+    "",
+    "x",
+    b"",
+    b"a.b",
+    [],
+    [9],
+    {},
+    {"a": 1},
+]
+OTHERS += [[0], [[0]], "a.b\0"[:2], [3, 4], [1, "5"], [3, "x" * 1025], [2, 0], [2, -1], [1, 2**63], [4, 1], [0, 1]]
+OTHERS += [msgpack.ExtType(1, b"x"), msgpack.Timestamp(1), "a.", ".b", "a." + "x" * 1023]
+
+
+def refuses_events(content: object) -> bool:
+    try:
+        CODEC.decode_events(msgpack.packb(content))
+    except ValueError:
+        return True
+    return False
+
+
+@given(st.lists(events(), min_size=1, max_size=8))
+def test_events_read_back(recorded: list[Event]) -> None:
+    forms = [form_of(event, 0) for event in recorded]
+    decoded = CODEC.decode_events(CODEC.encode_events(forms))
+    assert list(decoded) == forms
+    assert [event_of(form) for form in decoded] == [event_of(form) for form in forms]
+
+
+@given(st.lists(records(), max_size=8))
+def test_records_read_back(stored: list[SchedulerJobRecord]) -> None:
+    states = [(str(record.id), state_of(record)) for record in stored]
+    decoded = CODEC.decode_records(CODEC.encode_records(states))
+    assert decoded == states
+    assert [record_of(job, state) for job, state in decoded] == stored
+
+
+@pytest.mark.parametrize("form", EVENTS, ids=repr)
+def test_the_arrays_are_those_of_the_specification(form: EventForm) -> None:
+    def as_lists(value: object) -> object:
+        return [as_lists(part) for part in value] if isinstance(value, tuple) else value
+
+    assert msgpack.unpackb(CODEC.encode_events([form])) == as_lists(form)
+    assert msgpack.unpackb(CODEC.encode_events([form, form])) == [as_lists(form)] * 2
+
+
+def test_records_are_arrays_of_their_fields() -> None:
+    state: JobState = (3, 1, None, 2, FAILURES_MAX, (1, 9))
+    payload = CODEC.encode_records([("a.b", state), ("a.c", state)])
+    assert msgpack.unpackb(payload) == [[job, 3, 1, None, 2, FAILURES_MAX, [1, 9]] for job in ("a.b", "a.c")]
+    assert CODEC.decode_records(CODEC.encode_records([])) == []
+
+
+@pytest.mark.parametrize(
+    "content", [[], [[]], None, 5, "x", {}, [1], [None], [True], [[4, "a.b"], None], [[4, "a.b"], 4]]
+)
+def test_what_holds_no_events_is_refused(content: object) -> None:
+    assert refuses_events(content)
+
+
+@pytest.mark.parametrize("form", EVENTS, ids=repr)
+def test_an_event_with_a_part_too_many_or_too_few_is_refused(form: EventForm) -> None:
+    assert not refuses_events(form)
+    for length in range(len(form)):
+        assert refuses_events(form[:length])
+        assert refuses_events([form[:length]])
+    assert refuses_events([*form, 0])
+    assert refuses_events([*form, None])
+
+
+@pytest.mark.parametrize("kind", [0, 6, -1, 255, 2**40, True, 1.0, "1", None])
+def test_an_unknown_kind_of_event_is_refused(kind: object) -> None:
+    assert refuses_events([[kind, "a.b", 5, [0]]])
+    assert refuses_events([[kind, "a.b", 5]])
+    assert refuses_events([[kind, "a.b"]])
+
+
+@pytest.mark.parametrize("form", EVENTS, ids=repr)
+def test_what_is_taken_for_an_event_can_be_folded_and_shown(form: EventForm) -> None:
+    """Whatever stands in for a part of an event: it is refused, or it is an event in every respect."""
+    for place in range(1, len(form)):
+        for other in OTHERS:
+            payload = msgpack.packb([*form[:place], other, *form[place + 1 :]])
+            try:
+                (decoded,) = CODEC.decode_events(payload)
+            except ValueError:
+                continue
+            assert CODEC.encode_events([decoded]) == payload
+            assert form_of(event_of(decoded), 0) == decoded
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_what_is_taken_for_a_record_can_be_shown(place: int) -> None:
+    for other in OTHERS:
+        state = [*STATE[:place], other, *STATE[place + 1 :]]
+        payload = msgpack.packb([["a.b", *state]])
+        try:
+            ((job, decoded),) = CODEC.decode_records(payload)
+        except ValueError:
+            continue
+        assert state_of(record_of(job, decoded)) == decoded
+
+
+@pytest.mark.parametrize("schedule", [[1, 5.0], [1.0, 5], [2, 5.0], [0.0], [3.0, "@hourly"], [1, True], [True, 5]])
+def test_only_integers_are_instants_and_kinds_of_schedules(schedule: list[object]) -> None:
+    # Whether an equal schedule of integers was met before must make no difference.
+    for form in ((0,), (1, 5), (1, 1), (2, 5), (3, "@hourly")):
+        schedule_of(form)
+    assert refuses_events([1, "a.b", 0, schedule])
+    with pytest.raises(ValueError, match="schedule"):
+        CODEC.decode_records(msgpack.packb([["a.b", 0, None, None, None, 0, schedule]]))
+
+
+@pytest.mark.parametrize("content", [None, 5, {}, [1], [[]], [["a.b"]], [["a.b", 0, None, None, None, 0, [0], 0]]])
+def test_what_holds_no_records_is_refused(content: object) -> None:
+    with pytest.raises(ValueError, match="record"):
+        CODEC.decode_records(msgpack.packb(content))
+
+
+def test_a_cron_expression_that_no_longer_parses_is_kept() -> None:
+    (event,) = CODEC.decode_events(msgpack.packb([1, "a.b", 5, [3, "of another release"]]))
+    assert event == (1, "a.b", 5, (3, "of another release"))
+
+
+HOSTILE = [
+    b"",
+    b"\xc1",  # A byte that msgpack never uses.
+    b"\xa2\xff\xfe",  # No UTF-8.
+    b"\x81\x90\x01",  # Keys of a map that are not strings.
+    b"\x81\xc0\x01",
+    b"\x81\xa1a\x01",
+    b"\xdd\xff\xff\xff\xff",  # Lengths that nothing stands behind.
+    b"\xdf\xff\xff\xff\xff",
+    b"\xdb\xff\xff\xff\xff",
+    b"\xc6\xff\xff\xff\xff",
+    b"\xc9\xff\xff\xff\xff\x01",
+    b"\xc7\x0c\xff" + b"\xff" * 12,  # Instants of msgpack's own that there are not.
+    b"\xc7\x03\xff\0\0\0",
+    b"\xd6\xff\0\0\0\0",
+    b"\x91" * 100_000,  # Deeper than any stack.
+    b"\x91" * 100_000 + b"\xc0",
+    b"\x81\xa1a" * 50_000,
+    b"\x92\x02\xa3a.b" + b"\xc0",  # Something behind the end.
+]
+
+
+@pytest.mark.parametrize("payload", HOSTILE, ids=lambda payload: payload[:8].hex())
+def test_hostile_bytes_are_refused(payload: bytes) -> None:
+    with pytest.raises(ValueError):
+        CODEC.decode_events(payload)
+    with pytest.raises(ValueError):
+        CODEC.decode_records(payload)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_events_or_refused(payload: bytes) -> None:
+    try:
+        decoded = CODEC.decode_events(payload)
+    except ValueError:
+        return
+    assert decoded
+
+
+@given(st.lists(events(), min_size=1, max_size=3), st.data())
+def test_flipped_bits_give_other_events_or_are_refused(recorded: list[Event], data: st.DataObject) -> None:
+    payload = bytearray(CODEC.encode_events([form_of(event, 0) for event in recorded]))
+    bit = data.draw(st.integers(0, 8 * len(payload) - 1))
+    payload[bit // 8] ^= 1 << bit % 8
+    try:
+        decoded = CODEC.decode_events(bytes(payload))
+    except ValueError:
+        return
+    assert decoded
