@@ -16,7 +16,7 @@ JOBS: dict[str, Schedule] = {
 }
 
 
-def main(directory: str = "service.walstore", runs: int = 20) -> None:
+def main(directory: str = "service.walstore", runs: str = "20") -> None:
     """Run whatever is due, ``runs`` times."""
     with WalPersistence(directory, durability=Durability.PROCESS) as store:
         jobs = {record.id: record for record in store.load_all()}
@@ -28,7 +28,7 @@ def main(directory: str = "service.walstore", runs: int = 20) -> None:
             if job not in jobs or jobs[job].schedule != schedule:
                 store.record_scheduled(job, schedule)
                 due_ns[job] = schedule.next_after(time.time_ns()) or 0
-        for _ in range(runs):
+        for _ in range(int(runs)):
             job = min(due_ns, key=due_ns.__getitem__)
             time.sleep(max(0, due_ns[job] - time.time_ns()) / 1e9)
             store.record_started(job, time.time_ns())
@@ -40,4 +40,4 @@ def main(directory: str = "service.walstore", runs: int = 20) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2], *map(int, sys.argv[2:3]))
+    main(*sys.argv[1:3])
