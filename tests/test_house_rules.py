@@ -22,7 +22,7 @@ INNER = {
     "options": [],
     "model": ["names", "cron", "schedule", "records", "events", "reducer"],
     "format": ["layout", "frame", "filenames", "index", "codec"],
-    "fs": ["api", "os_fs", "os_process", "atomic"],
+    "fs": ["api", "os_append", "os_process", "os_fs", "atomic"],
     "persistence": [],
     "engine": [
         "environment",
@@ -179,7 +179,7 @@ def test_imports_keep_to_the_layers(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in MODULES if name in ORDER and name not in {"fs.os_fs", "fs.os_process"}]
+    "name", [name for name in MODULES if name in ORDER and name not in {"fs.os_append", "fs.os_fs", "fs.os_process"}]
 )
 def test_only_os_fs_touches_files(name: str) -> None:
     never = FILE_IO | MODEL_NEVER if room_of(name) == "model" else FILE_IO

@@ -43,6 +43,8 @@ __all__ = [
 ]
 
 _FULL = frozenset({_errno.ENOSPC, _errno.EDQUOT})
+_DENIED = frozenset({_errno.EACCES, _errno.EPERM, _errno.EROFS})
+_TOO_MANY = frozenset({_errno.EMFILE, _errno.ENFILE})
 
 
 class SchedulerPersistenceError(Exception):
@@ -122,14 +124,19 @@ class UnsupportedPlatformError(SchedulerPersistenceError):
 def storage_error(error: OSError, doing: str) -> StorageError:
     """Return the error of this tree for an ``OSError`` met while ``doing`` something (a phrase with the path in it)."""
     reason = error.strerror or str(error)
+    if error.filename is not None and str(error.filename) not in doing:
+        reason += f" ({error.filename})"
     if error.errno in _FULL:
         return StorageFullError(
             f"no space left while {doing} ({reason}). This call recorded nothing: free some space and call again.",
             error.errno,
         )
-    return StorageError(
-        f"{reason} while {doing}. Check the path, its permissions and the device, then try again.", error.errno
-    )
+    advice = "Check the path, its permissions and the device, then try again."
+    if error.errno in _DENIED:
+        advice = "Check the permissions and the mount, then try again; to look only, open it with read_only=True."
+    if error.errno in _TOO_MANY:
+        advice = "Raise the limit of open files (ulimit -n), then try again."
+    return StorageError(f"{reason} while {doing}. {advice}", error.errno)
 
 
 @contextmanager

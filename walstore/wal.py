@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 import weakref
@@ -273,8 +274,15 @@ def _close_forgotten(store: JobStore) -> None:
     _open_stores.discard(store)
     if store.closed:
         return
-    warnings.warn(f"the store {store.directory} was never closed", ResourceWarning, stacklevel=2, source=store)
-    store.close()
+    if store.is_running_here():
+        # The garbage collector runs in any thread, also in the middle of the work that closing has to wait for.
+        threading.Thread(target=_close_forgotten, args=(store,), name="walstore-closer").start()
+        return
+    try:
+        store.close()
+    finally:
+        # Afterwards: where warnings are errors, this raises.
+        warnings.warn(f"the store {store.directory} was never closed", ResourceWarning, stacklevel=2, source=store)
 
 
 def _abandon_after_fork() -> None:

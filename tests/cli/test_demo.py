@@ -114,8 +114,7 @@ def test_a_file_that_is_no_trace_is_a_usage_error(tmp_path: Path, capsys: pytest
 def test_a_child_that_ends_by_itself_is_a_failure(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "file").write_text("")
-    assert main(["demo", "--trace", str(trace), "--store", str(tmp_path / "file" / "store")]) == 1
+    assert main(["demo", "--trace", str(trace), "--store", str(tmp_path / ("x" * 300))]) == 1
     assert "the child ended by itself" in capsys.readouterr().out
 
 

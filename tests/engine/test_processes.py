@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import warnings
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import pytest
 
 from walstore import Durability, Started, WalOptions, WalPersistence
 from walstore.engine.recovery import Situation
-from walstore.errors import ForkedProcessError, StoreLockedError
+from walstore.errors import FencedError, ForkedProcessError, StoreLockedError, StoreNotFoundError
+from walstore.wal import _close_forgotten
 
 
 def run_child(code: str, *arguments: str, expect: int = 0) -> str:
@@ -192,9 +194,106 @@ def test_a_reader_beside_a_busy_writer_sees_a_prefix_and_never_damage(tmp_path: 
     assert seen == sorted(seen)
 
 
+def test_a_forgotten_store_is_closed_where_warnings_are_errors(tmp_path: Path) -> None:
+    code = """
+        import sys
+        from walstore import Durability, WalPersistence
+        store = WalPersistence(sys.argv[1], durability=Durability.BUFFERED)
+        store.record_started("job.a", 1)
+    """
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code), str(tmp_path / "jobs")],
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    with WalPersistence(tmp_path / "jobs") as store:
+        assert len(store.load_all()) == 1
+
+
+def test_a_directory_that_was_moved_away_is_noticed_and_its_successor_left_alone(tmp_path: Path) -> None:
+    options = WalOptions(segment_bytes_min=1024, segment_bytes_max=1024)
+    first = WalPersistence(tmp_path / "jobs", options=options)
+    first.record_started("job.first", 1)
+    first.sync()
+    (tmp_path / "jobs").rename(tmp_path / "moved")
+    first.record_started("job.first", 2)
+    with pytest.raises(FencedError, match="moved, removed or replaced"):
+        first.sync()
+    with WalPersistence(tmp_path / "jobs") as second:
+        second.record_started("job.second", 1)
+        with pytest.raises(FencedError):
+            for at_ns in range(100):
+                first.record_started("job.first", at_ns)
+        with pytest.raises(FencedError):
+            first.flush_checkpoint(compact=True)
+        with pytest.raises(FencedError):
+            first.close()
+    for path, name in (("jobs", "job.second"), ("moved", "job.first")):
+        with WalPersistence(tmp_path / path) as store:
+            assert [str(record.id) for record in store.load_all()] == [name]
+
+
+def test_however_often_a_store_is_opened_its_files_are_few(tmp_path: Path) -> None:
+    for at_ns in range(60):
+        with WalPersistence(tmp_path / "jobs") as store:
+            store.record_started("job.a", at_ns)
+        with WalPersistence(tmp_path / "jobs"):
+            """Nothing is recorded."""
+        assert len(list((tmp_path / "jobs").iterdir())) <= 20
+    with WalPersistence(tmp_path / "jobs") as store:
+        assert [record.last_started_at_ns for record in store.load_all()] == [59]
+
+
+@pytest.mark.filterwarnings("ignore:.*never closed:ResourceWarning")
+def test_a_store_that_its_own_thread_finds_forgotten_is_closed_by_another(tmp_path: Path) -> None:
+    """The garbage collector may run in the keeper, in the middle of what closing waits for."""
+    store = WalPersistence(tmp_path / "jobs", durability=Durability.BUFFERED)
+    store.record_started("job.a", 1)
+    inner = store._store
+    assert inner is not None
+    store._finalizer.detach()
+    inner._keeper.call(lambda: _close_forgotten(inner))
+    for thread in threading.enumerate():
+        if thread.name == "walstore-closer":
+            thread.join()
+    with WalPersistence(tmp_path / "jobs") as again:
+        assert again.recovery.situation is Situation.CLEAN
+        assert len(again.load_all()) == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_closing_from_many_threads_closes_once(tmp_path: Path) -> None:
+    for attempt in range(20):
+        store = WalPersistence(tmp_path / f"jobs{attempt}")
+        store.record_started("job.a", 1)
+        errors: list[BaseException] = []
+
+        def close(store: WalPersistence = store, errors: list[BaseException] = errors) -> None:
+            try:
+                store.close()
+            except Exception as error:  # noqa: BLE001  # Whatever it is, the main thread is to show it.
+                errors.append(error)
+
+        threads = [threading.Thread(target=close) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+
+
+def test_a_link_to_nothing_is_told(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(StoreNotFoundError, match="symbolic link to nothing"):
+        WalPersistence(tmp_path / "link")
+
+
 SIGNALLED = """
     import signal, sys, threading
     from walstore import Durability, WalOptions, WalPersistence
+    from walstore.fs import os_fs
+    if sys.argv[3] == "not mapped":
+        os_fs._MAPPABLE = frozenset()
     options = WalOptions(segment_bytes_min=1024, segment_bytes_max=1024, buffer_events=8)
     store = WalPersistence(sys.argv[1], durability=Durability(sys.argv[2]), options=options)
     store.record_started("job.main", 0)
@@ -222,10 +321,11 @@ SIGNALLED = """
 """
 
 
+@pytest.mark.parametrize("mapped", ["mapped", "not mapped"])
 @pytest.mark.parametrize("durability", list(Durability))
-def test_a_signal_handler_records_and_syncs(tmp_path: Path, durability: Durability) -> None:
+def test_a_signal_handler_records_and_syncs(tmp_path: Path, durability: Durability, mapped: str) -> None:
     """It interrupts appends, rotations, syncs and checkpoints of its own thread; nothing hangs, nothing is lost."""
-    run_child(SIGNALLED, str(tmp_path / "jobs"), durability.value)
+    run_child(SIGNALLED, str(tmp_path / "jobs"), durability.value, mapped)
 
 
 INTERRUPTED = """

@@ -6,12 +6,13 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from walstore.errors import UnsupportedPlatformError
-from walstore.fs import os_fs
+from walstore.fs import os_fs, os_process
 from walstore.fs.api import Appender, FileSystem
 from walstore.fs.atomic import SyncFailedError, create_atomically
 from walstore.fs.os_fs import OsFileSystem
@@ -141,12 +142,14 @@ def test_nothing_is_written_after_the_seal(append: Callable[[int], Appender]) ->
             attempt(b"b")
 
 
-def test_threads_append_one_after_another(append: Callable[[int], Appender]) -> None:
+def test_threads_append_one_after_another_where_a_write_is_one_step(append: Callable[[int], Appender]) -> None:
     appender = append(16 + 8 * 50 * 8)
+    lock = nullcontext() if appender.one_step else threading.Lock()
 
     def work(number: int) -> None:
         for _ in range(50):
-            appender.write(bytes([number]) * 8)
+            with lock:
+                appender.write(bytes([number]) * 8)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -259,7 +262,7 @@ def test_a_platform_without_what_it_takes_is_refused(monkeypatch: pytest.MonkeyP
 
 
 def test_without_a_boot_id_every_look_is_another_boot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(os_fs, "_BOOT_ID", str(tmp_path / "missing"))
+    monkeypatch.setattr(os_process, "_BOOT_ID", str(tmp_path / "missing"))
     assert OsFileSystem().boot_id() != OsFileSystem().boot_id()
 
 

@@ -60,6 +60,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
     store: Path | None = args.store
     if store is not None and os.path.lexists(store):
         raise ValueError(f"--store {store}: exists already; name a path that does not, or remove it")
+    if store is not None and not store.absolute().parent.is_dir():
+        raise ValueError(f"--store {store}: there is no directory {store.absolute().parent}; create it first")
     trace = read_trace(args.trace)
     work = Path(tempfile.mkdtemp(prefix="walstore-demo-"))
     failed = False
@@ -203,7 +205,7 @@ def _show(result: _Result, out: Output) -> None:
     if result.failure is not None:
         out.line(f"FAILED after {result.elapsed_s:.1f} s: {result.failure}")
         return
-    what = "what was acknowledged came back, and nothing else"
+    what = "what was acknowledged came back, and at most the call under way besides"
     if taken := result.taken():
         what = f"a prefix came back each time; the kills took {taken:,} acknowledged events, as buffered allows"
     out.line(f"OK in {result.elapsed_s:.1f} s: {what}; each job equals an independent fold of the trace.")

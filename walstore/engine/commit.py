@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from walstore.engine.log import Log, Refusal
-from walstore.errors import SchedulerPersistenceError, StorageError, StorePoisonedError
+from walstore.errors import SchedulerPersistenceError, StorageError, StoreClosedError, StorePoisonedError
 from walstore.format.frame import frame_bytes
 from walstore.format.layout import Watermark
 from walstore.fs.api import File
@@ -116,6 +116,7 @@ class Commit:
 
     def _sync_files(self) -> int:
         """Sync all segments that need it and return the LSN below which all is now on the device."""
+        self._log.check_fence()
         lsn, sealed, live = self._log.unsynced()
         self._depth += 1
         try:
@@ -132,6 +133,9 @@ class Commit:
         try:
             file.sync()
         except OSError as error:
+            if self._log.closed:
+                # By a signal handler, in the middle of this very sync.
+                raise StoreClosedError(f"the store was closed while {path} was synced: open it again") from error
             # The kernel tells of a failure once, so whoever syncs next hears of none. That may be a signal handler in
             # this very thread: no call, where one could run, may come before this assignment.
             self._broken = True

@@ -25,6 +25,7 @@ from walstore.options import WalOptions
 __all__ = ["Compactor"]
 
 _RETRY_NS: Final = 10_000_000_000
+_OLD_SEGMENTS_MAX: Final = 16
 _logger = logging.getLogger("walstore")
 
 
@@ -66,13 +67,15 @@ class Compactor(Generic[EventT, StateT]):
         self._abandoned = False
         self._retry_at_ns = 0
         self._events_covered = 0
+        self._old_segments = 0
         self.snapshot_lsn = 0
         self.snapshot_bytes = 0
         self.last_checkpoint_ns: int | None = None
         self.last_error: str | None = None
 
-    def start_from(self, snapshot_lsn: int, snapshot_bytes: int) -> None:
-        """Say which snapshot the store has when it is opened."""
+    def start_from(self, snapshot_lsn: int, snapshot_bytes: int, segments: int) -> None:
+        """Say which snapshot the store has when it is opened, and how many segments above it are older."""
+        self._old_segments = segments
         self.snapshot_lsn = snapshot_lsn
         self.snapshot_bytes = snapshot_bytes
 
@@ -83,7 +86,8 @@ class Compactor(Generic[EventT, StateT]):
     def after_flush(self, events: int) -> None:
         """Compact if it is due: at once where the store is small, else in the background. A failure is no error."""
         log_bytes = self.log_bytes()
-        if events == self._events_covered or log_bytes <= self._options.compaction_ratio * self.snapshot_bytes:
+        grown = events != self._events_covered and log_bytes > self._options.compaction_ratio * self.snapshot_bytes
+        if not grown and not self._has_too_many_segments():
             return
         if self.snapshot_bytes + log_bytes <= self._options.small_store_bytes:
             self._run_reporting(events)
@@ -94,7 +98,7 @@ class Compactor(Generic[EventT, StateT]):
         """Compact in the background if the log has outgrown its bound though nobody asks. For the keeper."""
         bound = max(self._options.small_store_bytes, self._options.compaction_ratio * self.snapshot_bytes)
         grown = events != self._events_covered and self.log_bytes() > bound
-        if grown and self._environment.monotonic_ns() >= self._retry_at_ns:
+        if (grown or self._has_too_many_segments()) and self._environment.monotonic_ns() >= self._retry_at_ns:
             self._run_in_background(events)
 
     def run(self, events: int) -> None:
@@ -110,8 +114,8 @@ class Compactor(Generic[EventT, StateT]):
 
         It is not cut short, since short openings would never compact a long log then.
         """
+        self._finished = True
         with self._starting:
-            self._finished = True
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
@@ -126,11 +130,18 @@ class Compactor(Generic[EventT, StateT]):
         self._abandoned = True
         self.finish()
 
+    def is_running_here(self) -> bool:
+        """Whether the calling thread is the compactor's own."""
+        return self._thread is threading.current_thread()
+
     def _run_in_background(self, events: int) -> None:
         if not self._environment.threads:
             self._run_reporting(events)
             return
-        with self._starting:
+        # Never waited for: the keeper gets here, and whoever holds it may be waiting for the keeper.
+        if not self._starting.acquire(blocking=False):
+            return
+        try:
             if self._finished or (self._thread is not None and self._thread.is_alive()):
                 return
             thread = threading.Thread(
@@ -138,6 +149,8 @@ class Compactor(Generic[EventT, StateT]):
             )
             thread.start()
             self._thread = thread
+        finally:
+            self._starting.release()
 
     def _run_reporting(self, events: int) -> None:
         if not self._busy.acquire(blocking=False):
@@ -155,7 +168,7 @@ class Compactor(Generic[EventT, StateT]):
 
     def _compact(self, events: int) -> None:
         self._raise_if_abandoned()
-        if events == self._events_covered:
+        if events == self._events_covered and self._old_segments <= 1:
             return
         with storage_errors(f"compacting the log of {self._directory}"):
             base_lsn = self._log.rotate()
@@ -169,6 +182,7 @@ class Compactor(Generic[EventT, StateT]):
             if base_lsn > self.snapshot_lsn:
                 self.snapshot_lsn, self.snapshot_bytes = base_lsn, snapshot_bytes
             self._events_covered = events
+            self._old_segments = 0
             self.last_checkpoint_ns = self._environment.wall_ns()
             self.last_error = None
             self._keeper.call(self._remove_covered)
@@ -189,6 +203,7 @@ class Compactor(Generic[EventT, StateT]):
             records = merged(view, self._options.merge_memory_bytes, spill)
             write_snapshot(file, header, self._plug.codec, records)
             self._raise_if_abandoned()
+            self._log.check_fence()
             size = file.size()
 
         try:
@@ -200,6 +215,10 @@ class Compactor(Generic[EventT, StateT]):
         finally:
             spill.close()
         return size
+
+    def _has_too_many_segments(self) -> bool:
+        """Whether many openings, however little they recorded, have left a segment each."""
+        return self._old_segments > _OLD_SEGMENTS_MAX
 
     def _raise_if_abandoned(self) -> None:
         if self._abandoned:

@@ -81,6 +81,10 @@ class Keeper:
                 return work()
         return request.result()
 
+    def is_running_here(self) -> bool:
+        """Whether the calling thread is the keeper's own."""
+        return self._thread is threading.current_thread()
+
     def stop(self) -> None:
         """End the thread, after the work that was handed over before. Doing so twice is fine."""
         thread = self._thread

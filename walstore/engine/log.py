@@ -42,7 +42,10 @@ class Log:
         options: WalOptions,
         keeper: Keeper,
         live: Segment,
+        check_fence: Callable[[], None],
     ) -> None:
+        self.check_fence = check_fence
+        """Raises ``FencedError`` when the directory is not the one any more that the store has open."""
         self._fs = fs
         self._directory = directory
         self._identity = identity
@@ -52,10 +55,11 @@ class Log:
         self._bytes_max = options.segment_bytes_max
         self._unsynced: list[Segment] = []
         self._refusal: Refusal | None = None
+        self.closed = False
         self.on_sync_failure: Callable[[OSError, str], SchedulerPersistenceError] = storage_error
         """Told of a failed sync and what was synced; returns what to raise. Set by the commit."""
         self.live = live
-        self.head: Head = (live.appender.write, live.seed)
+        self.head: Head = self._head_of(live)
 
     # Appending: any thread.
 
@@ -96,7 +100,10 @@ class Log:
         """Return where the log ends now: everything whose append has returned is below it."""
         while True:
             live = self.live
-            offset = live.appender.tell()
+            try:
+                offset = live.appender.tell()
+            except ValueError:
+                offset = 0  # The store was closed meanwhile. It was sealed before.
             if not live.sealing:
                 return live.base_lsn + offset
             # Sealing moves the position to the end of the file. Asking the keeper waits until that is over.
@@ -150,6 +157,7 @@ class Log:
 
     def close(self) -> None:
         """Close all files."""
+        self.closed = True
         for segment in [*self._unsynced, self.live]:
             segment.file.close()
         self._unsynced.clear()
@@ -168,6 +176,7 @@ class Log:
             raise self._refusal()
         if self.head is not stale:
             return
+        self.check_fence()
         old = self.live
         try:
             old.seal()
@@ -188,7 +197,15 @@ class Log:
         finally:
             self._unsynced.append(old)
             self.live = new
-            self.head = (new.appender.write, new.seed)
+            self.head = self._head_of(new)
+
+    def _head_of(self, segment: Segment) -> Head:
+        write = segment.appender.write
+        if not segment.appender.one_step:
+            # Appending takes several steps here. The keeper does it, so that a signal handler that appends in the
+            # middle of an append waits its turn; a lock would make it wait for the frame that it interrupted.
+            return lambda frame: self._keeper.call(partial(write, frame)), segment.seed
+        return write, segment.seed
 
     def _settled_end(self, live: Segment) -> int:
         with storage_errors(f"looking for the end of {live.path}"):

@@ -12,7 +12,7 @@ from walstore.engine.recovery import Progress, RecoveryReport, Situation, recove
 from walstore.engine.repair import keep_torn_tail, reframe, remove_leftovers
 from walstore.engine.segment import Identity, Segment, create_segment
 from walstore.engine.survey import Files, is_store, survey
-from walstore.errors import StorageError, StoreLockedError, StoreNotFoundError, storage_errors
+from walstore.errors import FencedError, StorageError, StoreLockedError, StoreNotFoundError, storage_errors
 from walstore.format.filenames import LOCK_NAME
 from walstore.format.layout import FileKind
 from walstore.fs.api import FileSystem, Lock
@@ -29,13 +29,26 @@ _FIRST_EPOCH: Final = 1
 class Opened:
     """What a writer starts with. ``watermark_lsn`` is where its own segment begins."""
 
+    directory: str
     lock: Lock
     identity: Identity
     live: Segment
     start_lsn: int
     snapshot_lsn: int
     snapshot_bytes: int
+    old_segments: int
+    """Segments above the snapshot that earlier openings left."""
     report: RecoveryReport
+
+    def check_fence(self) -> None:
+        """Raise ``FencedError`` where the directory was moved, removed or replaced under the open store."""
+        with storage_errors(f"looking at {self.directory}"):
+            is_ours = self.lock.is_at(f"{self.directory}/{LOCK_NAME}")
+        if not is_ours:
+            raise FencedError(
+                f"{self.directory} was moved, removed or replaced while this store had it open. What was recorded "
+                "since then is not safe: close the store and look for the directory"
+            )
 
 
 def open_for_writing(
@@ -169,7 +182,9 @@ class _Opening(Generic[EventT, StateT]):
         identity = self._identity(self._environment.random_bytes(16), _FIRST_EPOCH)
         header = identity.header(FileKind.SEGMENT, 0, self._options.segment_bytes_min, self._nonce())
         live = create_segment(self._fs, self._directory, header)
-        return Opened(self._lock, identity, live, 0, 0, 0, self._report(Situation.CREATED, started_ns))
+        return Opened(
+            self._directory, self._lock, identity, live, 0, 0, 0, 0, self._report(Situation.CREATED, started_ns)
+        )
 
     def _recover(self, files: Files[EventT, StateT], started_ns: int) -> Opened:
         # The last opening may have died between naming a file and syncing the directory. What is built on such a file
@@ -182,12 +197,14 @@ class _Opening(Generic[EventT, StateT]):
         live = reframe(self._fs, self._directory, files, end, identity, self._nonce(), self._options.segment_bytes_min)
         remove_leftovers(self._fs, self._directory, files, end)
         return Opened(
+            self._directory,
             self._lock,
             identity,
             live,
             end.watermark_lsn,
             files.floor_lsn,
             files.snapshot.length if files.snapshot is not None else 0,
+            sum(link.base_lsn < end.watermark_lsn for link in files.chain),
             self._report(end.situation, started_ns, end.events, end.torn_bytes, kept_at),
         )
 
@@ -218,6 +235,9 @@ def _find_directory(fs: FileSystem, directory: str, *, create: bool) -> list[str
             raise StoreNotFoundError(f"there is no store at {directory}: check the path, or create one") from None
         try:
             fs.make_directory(directory)
+        except FileExistsError:
+            # Either another process was faster, or what is there is a link to nothing.
+            return _find_existing(fs, directory)
         except FileNotFoundError:
             raise StoreNotFoundError(
                 f"{directory} can't be created: {_parent(directory)} does not exist; create that first"
@@ -231,6 +251,13 @@ def _find_directory(fs: FileSystem, directory: str, *, create: bool) -> list[str
             f"{directory} {what}; give the path of a store, or of a directory that does not exist yet"
         )
     return names
+
+
+def _find_existing(fs: FileSystem, directory: str) -> list[str]:
+    try:
+        return fs.list_directory(directory)
+    except FileNotFoundError:
+        raise StoreNotFoundError(f"{directory} is a symbolic link to nothing: give the path of a store") from None
 
 
 def _parent(directory: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic
 
@@ -66,16 +67,27 @@ class Store(Generic[EventT, StateT]):
         self._background_error: str | None = None
         self._next_sync_ns = environment.monotonic_ns() + options.sync_interval_ns
         self._closed = False
+        self._is_closing = False
+        self._closing_lock = threading.RLock()
         interval_ns = options.drain_interval_ns if self._buffered else options.sync_interval_ns
         self._keeper = Keeper(self.tick, interval_ns, environment.monotonic_ns, environment.threads)
-        self._log = Log(environment.fs, directory, opened.identity, self._nonce, options, self._keeper, opened.live)
+        self._log = Log(
+            environment.fs,
+            directory,
+            opened.identity,
+            self._nonce,
+            options,
+            self._keeper,
+            opened.live,
+            opened.check_fence,
+        )
         # The segment of this opening was synced whole before it got its name.
         self._commit = Commit(self._log, self._log.end_lsn(), self._on_poison)
         self._buffer = Buffer(self._log, plug.codec, self._keeper, options.buffer_events)
         self._compactor = Compactor(
             environment, directory, opened.identity, plug, options, self._keeper, self._log, self._commit
         )
-        self._compactor.start_from(opened.snapshot_lsn, opened.snapshot_bytes)
+        self._compactor.start_from(opened.snapshot_lsn, opened.snapshot_bytes, opened.old_segments)
         self.record: Callable[[EventT], None] = {
             Durability.BUFFERED: self._record_buffered,
             Durability.PROCESS: self._record_in_process,
@@ -212,8 +224,21 @@ class Store(Generic[EventT, StateT]):
         and a store that was not closed cleanly is recovered at the next opening. One exception: ``StorageFullError``
         while events are in the buffer leaves the store open, so that closing it can be tried again when there is space.
         """
-        if self._closed:
-            return
+        with self._closing_lock:
+            # A signal handler may close while the call that it interrupted is closing: that one goes on afterwards.
+            if self._closed or self._is_closing:
+                return
+            self._is_closing = True
+            try:
+                self._close()
+            finally:
+                self._is_closing = False
+
+    def is_running_here(self) -> bool:
+        """Whether the calling thread is one of the store's own, in which it can't be closed."""
+        return self._keeper.is_running_here() or self._compactor.is_running_here()
+
+    def _close(self) -> None:
         self._buffer.refuse(self._closed_error)
         try:
             self._commit.raise_if_poisoned()
@@ -243,9 +268,7 @@ class Store(Generic[EventT, StateT]):
         """Make this copy of the store unusable, in a forked child; touches no file and no lock of the parent."""
 
         def refusal() -> ForkedProcessError:
-            return ForkedProcessError(
-                f"{self.directory} was opened before this process was forked: open it in the process that uses it"
-            )
+            return ForkedProcessError(f"{self.directory} was opened before this process was forked: open it in here")
 
         self._closed_error = refusal  # type: ignore[method-assign]  # Every later call tells why.
         self._closed = True
@@ -269,12 +292,9 @@ class Store(Generic[EventT, StateT]):
         return View(files, end_lsn, self._plug, pending)
 
     def _on_poison(self, failure: StorePoisonedError) -> None:
-        def refusal() -> StorePoisonedError:
-            return StorePoisonedError(str(failure))
-
         _logger.error("%s", failure)
-        self._buffer.refuse(refusal)
-        self._log.refuse(refusal)
+        self._buffer.refuse(lambda: StorePoisonedError(str(failure)))
+        self._log.refuse(lambda: StorePoisonedError(str(failure)))
 
     def _nonce(self) -> int:
         return int.from_bytes(self._environment.random_bytes(8), "big")

@@ -12,13 +12,16 @@ __all__ = ["Appender", "File", "FileSystem", "Lock"]
 
 
 class Appender(Protocol):
-    """Appends to the preallocated rest of a file, each ``write`` in one step that no other thread can cut in two."""
+    """Appends to the preallocated rest of a file."""
+
+    one_step: bool
+    """Whether ``write`` and ``seal`` are steps that no other thread and no signal handler can cut in two. Where they
+    are not, one thread must do all of them."""
 
     def write(self, data: bytes, /) -> object:
         """Append ``data`` whole. The bytes are the kernel's on return: they survive the death of this process.
 
         Raises ``ValueError``, having written nothing, when ``data`` does not fit or the appender was sealed.
-        Any thread may call it.
         """
         ...
 
@@ -83,6 +86,10 @@ class Lock(Protocol):
 
     def write(self, data: bytes) -> None:
         """Replace the content of the lock file, durably. A crash leaves the old content, the new, or a mixture."""
+        ...
+
+    def is_at(self, path: str) -> bool:
+        """Whether the locked file is the one that is found at ``path`` now."""
         ...
 
     def release(self) -> None:

@@ -8,12 +8,12 @@ import os
 import re
 import stat
 import sys
-import threading
-from collections.abc import Callable
 from typing import Final
 
 from walstore.errors import UnsupportedPlatformError
 from walstore.fs.api import Appender, File, Lock
+from walstore.fs.os_append import MapAppender, PwriteAppender
+from walstore.fs.os_process import kernel_boot_id
 
 try:
     import fcntl
@@ -23,17 +23,14 @@ except ImportError:  # Windows. Importing and MemoryPersistence work there; open
 __all__ = ["OsFileSystem"]
 
 _MAPPABLE: Final = frozenset({"ext4", "xfs", "tmpfs"})
-"""File systems on which a write to an allocated mapped page can't fail. On a copy-on-write file system that is full it
-kills the process with SIGBUS."""
+"""Where a write to an allocated mapped page can't fail; on a full copy-on-write file system it is a fatal SIGBUS."""
 
 _NETWORKED: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.ceph", "fuse.sshfs", "fuse.glusterfs", "lustre"}
     | {"gfs2", "ocfs2", "orangefs", "beegfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse", "virtiofs"}
 )
-_BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 _MOUNTS: Final = "/proc/self/mountinfo"
-_OCTAL: Final = re.compile(r"\\([0-7]{3})")
-"""How the table of mounts writes blanks in paths."""
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")  # How the table of mounts writes blanks in paths.
 _SMALL_BYTES: Final = 4096
 
 
@@ -55,12 +52,8 @@ class OsFileSystem:
             )
 
     def boot_id(self) -> bytes:
-        """Return the kernel's boot id; without one, 16 random bytes, which recovery takes for another boot."""
-        try:
-            with open(_BOOT_ID, encoding="ascii") as file:
-                return bytes.fromhex(file.read().strip().replace("-", ""))
-        except (OSError, ValueError):
-            return os.urandom(16)
+        """Return the kernel's boot id."""
+        return kernel_boot_id()
 
     def list_directory(self, directory: str) -> list[str]:
         """Return the names in ``directory``."""
@@ -156,10 +149,10 @@ class _OsFile:
 
     def appender(self, start: int, end: int) -> Appender:
         if _file_system_kind(self._path) not in _MAPPABLE:
-            return _PwriteAppender(self, start, end)
+            return PwriteAppender(self, start, end)
         self._map = mmap.mmap(self._descriptor, end)
         self._map.seek(start)
-        return _locked_without_gil(_MapAppender(self._map))
+        return MapAppender(self._map)
 
     def close(self) -> None:
         if self._map is not None:
@@ -169,82 +162,9 @@ class _OsFile:
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
 
-
-class _MapAppender:
-    """Appends by one C call into the mapped file, which the GIL makes atomic: no lock, no system call."""
-
-    def __init__(self, target: mmap.mmap) -> None:
-        # An attribute holding the C method itself, so that callers reach it without a Python frame in between.
-        self.write: Callable[[bytes], object] = target.write
-        self._map = target
-
-    def tell(self) -> int:
-        return self._map.tell()
-
-    def seal(self) -> int:
-        # Where the position is at the end no write fits. A write that comes between these two calls lies behind the
-        # offset returned; the caller looks for it.
-        end = self._map.tell()
-        self._map.seek(0, os.SEEK_END)
-        return end
-
-
-class _PwriteAppender:
-    """Appends with ``pwrite``, under a lock, where mapping is not known to be safe."""
-
-    def __init__(self, file: _OsFile, start: int, end: int) -> None:
-        self._file = file
-        self._position = start
-        self._end = end
-        self._lock = threading.RLock()
-        self._busy = False
-
-    def write(self, data: bytes) -> None:
-        with self._lock:
-            if self._busy:
-                # Only the lock's own thread gets here: a signal handler that records while the interrupted call of
-                # the same thread is between its two steps. Waiting for it would be waiting for ever.
-                raise OSError(errno.EDEADLK, "a signal handler recorded while its thread was recording")
-            if len(data) > self._end - self._position:
-                raise ValueError("the segment is full or sealed")
-            self._busy = True
-            try:
-                self._file.write(self._position, data)
-            except OSError:
-                # A part may have been written: it must not stay behind a shorter frame that comes next.
-                self._file.write(self._position, bytes(len(data)))
-                raise
-            else:
-                self._position += len(data)
-            finally:
-                self._busy = False
-
-    def tell(self) -> int:
-        return self._position
-
-    def seal(self) -> int:
-        with self._lock:
-            end, self._position = self._position, self._end
-            return end
-
-
-def _locked_without_gil(appender: _MapAppender) -> _MapAppender:
-    if getattr(sys, "_is_gil_enabled", lambda: True)():
-        return appender
-    lock = threading.RLock()
-    bare_write, bare_seal = appender.write, appender.seal
-
-    def write(data: bytes) -> object:
-        with lock:
-            return bare_write(data)
-
-    def seal() -> int:
-        with lock:
-            return bare_seal()
-
-    appender.write = write
-    appender.seal = seal  # type: ignore[method-assign]  # The lock must cover both, in the rare build without a GIL.
-    return appender
+    def __del__(self) -> None:
+        # An exception may come between opening a file and handing it on to who closes it.
+        self.close()
 
 
 class _OsLock:
@@ -258,6 +178,12 @@ class _OsLock:
         os.pwrite(self._descriptor, data, 0)
         os.ftruncate(self._descriptor, len(data))
         os.fdatasync(self._descriptor)
+
+    def is_at(self, path: str) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), os.stat(path))
+        except FileNotFoundError:
+            return False
 
     def release(self) -> None:
         # Unlocked by name and not just closed: a child that is about to exec may hold a copy for a moment longer.

@@ -7,6 +7,7 @@ they would do has happened.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 from walstore.fs.api import Appender, File, Lock
 from walstore.testing.sim_disk import FileNode
@@ -27,6 +28,8 @@ def _write(world: SimWorld, path: str, node: FileNode, offset: int, data: bytes)
 
 class SimAppender(Appender):
     """Appends to a mapped file. Once the file is closed, every call raises ``ValueError``, as the mapping is gone."""
+
+    one_step = True
 
     def __init__(self, world: SimWorld, path: str, node: FileNode, start: int, end: int) -> None:
         self._world = world
@@ -183,11 +186,14 @@ class SimFile(File):
 class SimLock(Lock):
     """A lock, exclusive within its world. An abandoned one stays locked until the world ends."""
 
-    def __init__(self, world: SimWorld, path: str, node: FileNode, locked: set[FileNode]) -> None:
+    def __init__(
+        self, world: SimWorld, path: str, node: FileNode, locked: set[FileNode], find: Callable[[str], object]
+    ) -> None:
         self._world = world
         self._path = path
         self._node = node
         self._locked = locked
+        self._find = find
         self._closed = False
 
     def read(self) -> bytes:
@@ -203,6 +209,11 @@ class SimLock(Lock):
             _write(self._world, self._path, self._node, 0, data)
             self._node.resize(len(data))
             self._node.sync()
+
+    def is_at(self, path: str) -> bool:
+        with self._world._mutex:
+            self._require_open()
+            return self._find(path) is self._node
 
     def release(self) -> None:
         with self._world._mutex:

@@ -163,7 +163,7 @@ class SimFileSystem(SimWorld, FileSystem):
             if node in self._locked:
                 return None
             self._locked.add(node)
-            return SimLock(self, path, node, self._locked)
+            return SimLock(self, path, node, self._locked, self._find)
 
     def read_small(self, path: str) -> bytes:
         path = _normal(path)
@@ -196,6 +196,12 @@ class SimFileSystem(SimWorld, FileSystem):
         if isinstance(node, DirectoryNode):
             return node
         raise os_error(errno.ENOENT if node is None else errno.ENOTDIR, path)
+
+    def _find(self, path: str) -> FileNode | DirectoryNode | None:
+        try:
+            return self._look_up(_normal(path))[2]
+        except FileNotFoundError:
+            return None
 
     def _file(self, path: str) -> FileNode:
         node = self._look_up(path)[2]
