@@ -94,7 +94,8 @@ class WalPersistence(SchedulerPersistence):
         if not isinstance(self._options, WalOptions):
             raise TypeError(f"options must be WalOptions, not {options!r}")
         self._clock = clock
-        self._directory = str(Path(path).absolute())
+        with storage_errors(f"finding the directory that {path} is relative to"):
+            self._directory = str(Path(path).absolute())
         environment = environment if environment is not None else os_environment()
         self._environment = environment
         self._store: JobStore | None = None

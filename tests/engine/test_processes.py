@@ -282,6 +282,24 @@ def test_closing_from_many_threads_closes_once(tmp_path: Path) -> None:
         assert errors == []
 
 
+def test_an_interval_of_centuries_is_fine(tmp_path: Path) -> None:
+    with WalPersistence(tmp_path / "jobs", options=WalOptions(sync_interval_ns=10**30)) as store:
+        store.record_started("job.a", 1)
+        assert len(store.load_all()) == 1
+
+
+def test_an_interrupted_load_all_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    with WalPersistence(tmp_path / "jobs") as store:
+        store.record_started("job.a", 1)
+        inner = store._store
+        assert inner is not None
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(10):
+            view = inner.view()
+            del view  # As when an exception comes before anyone can close it.
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_a_link_to_nothing_is_told(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
     with pytest.raises(StoreNotFoundError, match="symbolic link to nothing"):

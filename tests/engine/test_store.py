@@ -168,17 +168,76 @@ def test_a_compaction_that_fails_loses_nothing_shows_and_is_tried_again(caplog: 
         assert counters(store) == {"job.a": 0}
 
 
+def test_a_compaction_that_keeps_failing_leaves_no_segment_behind_each_time() -> None:
+    world = World()
+    with world.open() as store:
+        store.record_started("job.a", 1)
+        files = set()
+        for _ in range(20):
+            world.fs.fail("write", errno.ENOSPC, path_contains="snapshot")
+            store.flush_checkpoint()
+            files.add(len(world.fs.list_directory("/jobs")))
+        assert files == {3}  # LOCK, what is to be compacted, and the live segment.
+        store.record_started("job.b", 1)
+        store.flush_checkpoint()
+        store.flush_checkpoint(compact=True)
+        assert counters(store) == {"job.a": 0, "job.b": 0}
+        assert len(world.fs.list_directory("/jobs")) == 3
+
+
+@pytest.mark.parametrize("reason", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_want_of_descriptors_is_no_failed_sync(reason: int) -> None:
+    world = World()
+    options = WalOptions(segment_bytes_min=1024, segment_bytes_max=1024)
+    with world.open(options=options) as store:
+        world.fs.fail("sync_directory", reason)
+        recorded, refused = 0, 0
+        for at_ns in range(100):
+            try:
+                store.record_started(f"job.number{at_ns}", at_ns)
+                recorded += 1
+            except StorageError:
+                refused += 1
+        assert (recorded, refused) == (99, 1)
+        store.sync()
+        assert len(store.load_all()) == 99
+    with world.open() as store:
+        assert len(store.load_all()) == 99
+
+
+def test_a_failed_sync_of_the_directory_is_poison() -> None:
+    world = World()
+    options = WalOptions(segment_bytes_min=1024, segment_bytes_max=1024)
+    with pytest.raises(StorePoisonedError), world.open(options=options) as store:
+        world.fs.fail("sync_directory", errno.EIO)
+        for at_ns in range(100):
+            store.record_started(f"job.number{at_ns}", at_ns)
+    with world.open() as store:
+        assert 0 < len(store.load_all()) < 100
+
+
+def test_a_batch_keeps_its_place_behind_what_is_buffered() -> None:
+    world = World()
+    with world.open(Durability.BUFFERED) as store:
+        store.record_started("job.a", 1)
+        store.record_many([Finished("job.a", 2, False), Finished("job.a", 3, False)])
+        store.record_finished("job.a", 4, True)
+        assert [record.consecutive_failures for record in store.load_all()] == [0]
+        assert [record.last_finished_at_ns for record in store.load_all()] == [4]
+
+
 def test_stats_add_up() -> None:
     world = World()
     with world.open(Durability.BUFFERED) as store:
         store.record_scheduled("job.a", Manual())
         store.record_many([Started("job.a", 1), Finished("job.a", 2, False)])
+        store.record_started("job.a", 3)
         stats = store.stats()
-        assert (stats.events, stats.buffered_events) == (3, 2)
+        assert (stats.events, stats.buffered_events) == (4, 1)
         written_bytes = stats.log_written_bytes
         world.tick(store, 1)
         stats = store.stats()
-        assert (stats.events, stats.buffered_events) == (3, 0)
+        assert (stats.events, stats.buffered_events) == (4, 0)
         assert written_bytes < stats.log_written_bytes == stats.end_lsn
     with world.open(read_only=True) as reader, pytest.raises(StoreClosedError, match="read-only"):
         reader.stats()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
@@ -64,7 +65,9 @@ class Output:
         self.clear_progress()
         # Without standard error, print() would turn to standard output.
         if sys.stderr is not None:
-            print(_encodable(f"walstore: {_printable(text)}", sys.stderr.encoding), file=sys.stderr)
+            # Where it can't be written, the exit code still says what it has to say.
+            with contextlib.suppress(OSError):
+                print(_encodable(f"walstore: {_printable(text)}", sys.stderr.encoding), file=sys.stderr, flush=True)
 
     def progress(self, text: str) -> None:
         """Show a line on standard error in place of the last one, if that is a terminal; the next output removes it."""

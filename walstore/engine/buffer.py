@@ -24,14 +24,14 @@ class Buffer(Generic[EventT, StateT]):
         self._keeper = keeper
         self._events_max = events_max
         # Never replaced by another list: a thread that is about to append would append to the wrong one.
-        self._items: list[EventT | bytes] = []
-        self._sink: list[EventT | bytes] | _Refuser = self._items
+        self._items: list[EventT] = []
+        self._sink: list[EventT] | _Refuser = self._items
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def add(self, item: EventT | bytes) -> None:
-        """Take an event, or the payload of a frame that was encoded already.
+    def add(self, event: EventT) -> None:
+        """Take an event.
 
         Raises what draining raises when the buffer is full and can't be drained; nothing is recorded then.
         """
@@ -39,7 +39,7 @@ class Buffer(Generic[EventT, StateT]):
             self._keeper.call(self.drain)
         # Looking the sink up and appending to it come without a call between them, so no other thread can swap the
         # sink and drain the list in between.
-        self._sink.append(item)
+        self._sink.append(event)
 
     def drain(self) -> None:
         """Append to the log what was in the buffer when the call began. For the keeper.
@@ -49,15 +49,19 @@ class Buffer(Generic[EventT, StateT]):
         items = self._items
         remaining = len(items)
         while remaining > 0:
-            payload, count = self._next_frame(min(remaining, _EVENTS_PER_FRAME))
-            self._log.append(FrameKind.EVENTS, payload)
+            count = min(remaining, _EVENTS_PER_FRAME)
+            self._log.append(FrameKind.EVENTS, self._codec.encode_events(items[:count]))
             del items[:count]
             remaining -= count
 
+    def append_batch(self, payload: bytes) -> None:
+        """Append the payload of a frame to the log, behind what is in the buffer. For the keeper."""
+        self.drain()
+        self._log.append(FrameKind.EVENTS, payload)
+
     def pending(self) -> list[Sequence[EventT]]:
         """Return what is in the buffer, without taking it out. For the keeper."""
-        items = self._items[:]
-        return [self._codec.decode_events(item) if isinstance(item, bytes) else (item,) for item in items]
+        return [self._items[:]]
 
     def refuse(self, refusal: Refusal) -> None:
         """Let every further ``add`` raise. What is in the buffer can still be drained."""
@@ -66,16 +70,6 @@ class Buffer(Generic[EventT, StateT]):
     def accept(self) -> None:
         """Take events again, after ``refuse``."""
         self._sink = self._items
-
-    def _next_frame(self, count_max: int) -> tuple[bytes, int]:
-        events: list[EventT] = []
-        for item in self._items[:count_max]:
-            if isinstance(item, bytes):
-                if not events:
-                    return item, 1
-                break
-            events.append(item)
-        return self._codec.encode_events(events), len(events)
 
 
 class _Refuser:

@@ -15,11 +15,11 @@ from walstore.engine.segment import Identity
 from walstore.engine.snapshot import write_snapshot
 from walstore.engine.survey import survey
 from walstore.engine.view import View
-from walstore.errors import SchedulerPersistenceError, StoreClosedError, storage_errors
+from walstore.errors import StoreClosedError, storage_errors
 from walstore.format.filenames import snapshot_name, temporary_name
 from walstore.format.layout import FileKind
 from walstore.fs.api import File
-from walstore.fs.atomic import SyncFailedError, create_atomically
+from walstore.fs.atomic import SyncFailedError, create_atomically, sync_directory
 from walstore.options import WalOptions
 
 __all__ = ["Compactor"]
@@ -65,6 +65,8 @@ class Compactor(Generic[EventT, StateT]):
         self._thread: threading.Thread | None = None
         self._finished = False
         self._abandoned = False
+        self._attempt: tuple[int, int] | None = None
+        """The LSN and the count of events of an attempt that failed: what lies below it is still good to compact."""
         self._retry_at_ns = 0
         self._events_covered = 0
         self._old_segments = 0
@@ -105,6 +107,7 @@ class Compactor(Generic[EventT, StateT]):
         """Compact now, after one that is under way. Raises what goes wrong; ``StoreClosedError`` after ``abandon``."""
         try:
             with self._busy:
+                self._attempt = None
                 self._compact(events)
         except _AbandonedError as error:
             raise StoreClosedError(f"the store {self._directory} was closed while its log was compacted") from error
@@ -149,6 +152,8 @@ class Compactor(Generic[EventT, StateT]):
             )
             thread.start()
             self._thread = thread
+        except RuntimeError as error:
+            self._note_failure(f"no thread can be started: {error}")
         finally:
             self._starting.release()
 
@@ -159,19 +164,25 @@ class Compactor(Generic[EventT, StateT]):
             self._compact(events)
         except _AbandonedError:
             _logger.info("compaction of %s abandoned: the store is being closed", self._directory)
-        except SchedulerPersistenceError as error:
-            self.last_error = str(error)
-            self._retry_at_ns = self._environment.monotonic_ns() + _RETRY_NS
-            _logger.warning("compaction of %s failed and will be tried again: %s", self._directory, error)
+        except Exception as error:  # noqa: BLE001  # Whatever it was: nobody else sees it, and it loses nothing.
+            self._note_failure(str(error) or repr(error))
         finally:
             self._busy.release()
+
+    def _note_failure(self, reason: str) -> None:
+        self.last_error = reason
+        self._retry_at_ns = self._environment.monotonic_ns() + _RETRY_NS
+        _logger.warning("compaction of %s failed and will be tried again: %s", self._directory, reason)
 
     def _compact(self, events: int) -> None:
         self._raise_if_abandoned()
         if events == self._events_covered and self._old_segments <= 1:
             return
         with storage_errors(f"compacting the log of {self._directory}"):
-            base_lsn = self._log.rotate()
+            if self._attempt is None:
+                # An attempt that failed is repeated where it was: else each would leave a segment more.
+                self._attempt = (self._log.rotate(), events)
+            base_lsn, events = self._attempt
             # Before a snapshot says so, everything below it must be on the device: recovery takes it for a watermark.
             self._commit.sync()
             view = self._keeper.call(lambda: self._open_view(base_lsn))
@@ -181,6 +192,7 @@ class Compactor(Generic[EventT, StateT]):
                 view.close()
             if base_lsn > self.snapshot_lsn:
                 self.snapshot_lsn, self.snapshot_bytes = base_lsn, snapshot_bytes
+            self._attempt = None
             self._events_covered = events
             self._old_segments = 0
             self.last_checkpoint_ns = self._environment.wall_ns()
@@ -231,6 +243,6 @@ class Compactor(Generic[EventT, StateT]):
         for name in files.stale:
             self._fs.unlink(f"{self._directory}/{name}")
         try:
-            self._fs.sync_directory(self._directory)
-        except OSError as error:
+            sync_directory(self._fs, self._directory)
+        except SyncFailedError as error:
             raise self._commit.poison(error, self._directory) from error

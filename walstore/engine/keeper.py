@@ -16,6 +16,8 @@ __all__ = ["Keeper"]
 
 T = TypeVar("T")
 _NS_PER_S: Final = 1_000_000_000
+_WAIT_MAX_S: Final = 3600
+"""What waits longer wakes up in between: the clock of the operating system takes no wait of centuries."""
 
 
 class _Request(Generic[T]):
@@ -77,8 +79,8 @@ class Keeper:
         self._requests.put(request.run)
         while not request.done.acquire(timeout=1):
             if not thread.is_alive():
-                # The thread ended between the look at it and the hand-over, so nobody else will do it.
-                return work()
+                # The thread ended. Either it did this as its last work, or nobody else will do it.
+                return request.result() if request.done.acquire(blocking=False) else work()
         return request.result()
 
     def is_running_here(self) -> bool:
@@ -104,9 +106,10 @@ class Keeper:
                 next_tick_ns = self._monotonic_ns() + self._interval_ns
             try:
                 # Asked even when the next tick is due already, or ticks longer than the interval would starve callers.
-                work = self._requests.get(timeout=max(wait_ns, 0) / _NS_PER_S)
+                work = self._requests.get(timeout=min(max(wait_ns, 0) / _NS_PER_S, _WAIT_MAX_S))
             except queue.Empty:
                 continue
             if work is None:
                 return
             work()
+            del work  # Else its result would live on until the next work comes.

@@ -99,7 +99,10 @@ class FileSpill:
         if self._file is not None:
             file, self._file = self._file, None
             file.close()
-            self._fs.unlink(self._path)
+            try:
+                self._fs.unlink(self._path)
+            except FileNotFoundError:
+                """Another opening of the store has cleared it away, or a forked child its copy of an iterator."""
 
 
 def merged(view: View[EventT, StateT], memory_bytes: int, spill: Spill) -> Iterator[tuple[str, StateT]]:

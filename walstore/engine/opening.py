@@ -13,7 +13,7 @@ from walstore.engine.repair import keep_torn_tail, reframe, remove_leftovers
 from walstore.engine.segment import Identity, Segment, create_segment
 from walstore.engine.survey import Files, is_store, survey
 from walstore.errors import FencedError, StorageError, StoreLockedError, StoreNotFoundError, storage_errors
-from walstore.format.filenames import LOCK_NAME
+from walstore.format.filenames import LOCK_NAME, is_temporary
 from walstore.format.layout import FileKind
 from walstore.fs.api import FileSystem, Lock
 from walstore.options import WalOptions
@@ -122,11 +122,12 @@ def _read_once(
         if files is None or not files.chain:
             raise StoreNotFoundError(f"{directory} holds a store whose creation was never finished: nothing to read")
         end = recover(files, plug.codec, fs.boot_id(), progress)
-        if sorted(fs.list_directory(directory)) == sorted(names):
+        # Descriptors keep what was read, so only a tail that seems torn needs a second look where files changed.
+        if end.situation is not Situation.TORN or not _has_changed(fs, directory, names):
             kept, files = files, None
             return kept, end.end_lsn, end.situation, end.events, end.torn_bytes
     except Exception:
-        if sorted(fs.list_directory(directory)) == sorted(names):
+        if not _has_changed(fs, directory, names):
             raise
     finally:
         if files is not None:
@@ -195,7 +196,11 @@ class _Opening(Generic[EventT, StateT]):
         identity = self._identity(last.store_id, last.epoch + 1)
         kept_at = keep_torn_tail(self._fs, self._directory, end, identity.epoch)
         live = reframe(self._fs, self._directory, files, end, identity, self._nonce(), self._options.segment_bytes_min)
-        remove_leftovers(self._fs, self._directory, files, end)
+        try:
+            remove_leftovers(self._fs, self._directory, files, end)
+        except BaseException:
+            live.file.close()
+            raise
         return Opened(
             self._directory,
             self._lock,
@@ -258,6 +263,12 @@ def _find_existing(fs: FileSystem, directory: str) -> list[str]:
         return fs.list_directory(directory)
     except FileNotFoundError:
         raise StoreNotFoundError(f"{directory} is a symbolic link to nothing: give the path of a store") from None
+
+
+def _has_changed(fs: FileSystem, directory: str, names: list[str]) -> bool:
+    """Whether other files count in the directory than when ``names`` were listed."""
+    now = fs.list_directory(directory)
+    return {name for name in now if not is_temporary(name)} != {name for name in names if not is_temporary(name)}
 
 
 def _parent(directory: str) -> str:

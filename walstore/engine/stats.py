@@ -14,7 +14,7 @@ class StoreStats:
     events: int
     """Events recorded."""
     buffered_events: int
-    """At ``BUFFERED``: items in the buffer now (a batch counts as one)."""
+    """At ``BUFFERED``: events in the buffer now, which the death of the process would lose."""
     log_written_bytes: int
     """Bytes appended to the log."""
     syncs: int

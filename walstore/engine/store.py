@@ -71,16 +71,8 @@ class Store(Generic[EventT, StateT]):
         self._closing_lock = threading.RLock()
         interval_ns = options.drain_interval_ns if self._buffered else options.sync_interval_ns
         self._keeper = Keeper(self.tick, interval_ns, environment.monotonic_ns, environment.threads)
-        self._log = Log(
-            environment.fs,
-            directory,
-            opened.identity,
-            self._nonce,
-            options,
-            self._keeper,
-            opened.live,
-            opened.check_fence,
-        )
+        fs, live, check_fence = environment.fs, opened.live, opened.check_fence
+        self._log = Log(fs, directory, opened.identity, self._nonce, options, self._keeper, live, check_fence)
         # The segment of this opening was synced whole before it got its name.
         self._commit = Commit(self._log, self._log.end_lsn(), self._on_poison)
         self._buffer = Buffer(self._log, plug.codec, self._keeper, options.buffer_events)
@@ -94,9 +86,13 @@ class Store(Generic[EventT, StateT]):
             Durability.POWER: self._record_on_device,
         }[durability]
         """Record one checked event: on return it survives what the durability of the store says."""
-        self._keeper.start()
-        # Not left to the first tick, so that the shortest of openings does its part.
-        self._compactor.when_grown(self._events)
+        try:
+            self._keeper.start()
+            # Not left to the first tick, so that the shortest of openings does its part.
+            self._compactor.when_grown(self._events)
+        except BaseException:
+            self._shut()
+            raise
 
     def record_batch(self, events: Sequence[EventT]) -> None:
         """Record checked events in one frame: after a crash all of them are there, or none.
@@ -112,7 +108,7 @@ class Store(Generic[EventT, StateT]):
                 "them in several batches"
             )
         if self._buffered:
-            self._buffer.add(payload)
+            self._keeper.call(lambda: self._buffer.append_batch(payload))
         else:
             self._log.append(FrameKind.EVENTS, payload)
         self._events += len(events)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 from walstore.fs.api import File, FileSystem
 
-__all__ = ["SyncFailedError", "create_atomically"]
+__all__ = ["SyncFailedError", "create_atomically", "sync_directory"]
+
+# Opening the directory may fail for lack of descriptors or memory. Nothing was synced then, and nothing is lost.
+_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class SyncFailedError(OSError):
@@ -22,21 +26,35 @@ def create_atomically(fs: FileSystem, directory: str, name: str, temporary: str,
     be there after a crash; a failed sync of the file itself is as harmless as any other error: it has no name yet.
     """
     path = f"{directory}/{temporary}"
-    file = fs.create(path)
+    try:
+        file = fs.create(path)
+    except FileExistsError:
+        # Left by an attempt that could not remove it either.
+        fs.unlink(path)
+        file = fs.create(path)
     try:
         fill(file)
         file.sync()
         fs.rename(path, f"{directory}/{name}")
-        try:
-            fs.sync_directory(directory)
-        except OSError as error:
-            raise SyncFailedError(error.errno, error.strerror, directory) from error
+        path = f"{directory}/{name}"
+        sync_directory(fs, directory)
     except BaseException as error:
         file.close()
         try:
-            fs.unlink(path)
+            if not isinstance(error, SyncFailedError):
+                fs.unlink(path)
         except OSError as second:
             # The first error is the one to tell; the leftover is removed at the next opening.
             error.add_note(f"{path} could not be removed: {second}")
         raise
     return file
+
+
+def sync_directory(fs: FileSystem, directory: str) -> None:
+    """Sync a directory. Raises ``SyncFailedError``, or ``OSError`` where the directory could not even be opened."""
+    try:
+        fs.sync_directory(directory)
+    except OSError as error:
+        if error.errno in _OUT_OF_RESOURCES:
+            raise
+        raise SyncFailedError(error.errno, error.strerror, directory) from error
