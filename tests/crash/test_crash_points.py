@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from tests.crash.worlds import DIRECTORY, LEVELS, SCRIPT, World, contents, crash_seeds, jobs_of
+from tests.crash.worlds import DIRECTORY, LEVELS, OPTIONS, SCRIPT, World, contents, crash_seeds, jobs_of
 from walstore.engine.recovery import RecoveryReport, Situation
 from walstore.format.filenames import parse_segment
 from walstore.format.layout import HEADER_BYTES
@@ -177,3 +178,18 @@ def test_what_an_interrupted_creation_left_is_made_durable_by_the_next_one() -> 
             after = world.after_power_loss(seed)
             after.recover()
             after.drop()
+
+
+def test_a_buffer_longer_than_one_frame_is_drained_whole() -> None:
+    world = World(1)
+    world.options = replace(OPTIONS, buffer_events=2_000)
+    store = world.recover(Durability.BUFFERED)
+    for number in range(1_300):
+        world.history.attempt([Started(f"job.n{number}", number)])
+        store.record_started(f"job.n{number}", number)
+    store.sync()
+    world.history.acknowledge(power=True)
+    for seed in range(3):
+        after = world.after_power_loss(seed)
+        after.recover()
+        after.drop()
