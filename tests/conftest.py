@@ -1,10 +1,16 @@
-"""Hypothesis profiles; `--hypothesis-profile=thorough` searches for longer."""
+"""Hypothesis profiles (`--hypothesis-profile=thorough` searches for longer), and where shared modules are found."""
 
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 from hypothesis import settings
+
+# `tests.crash.worlds` and `fuzz` are found in the checkout. Behind everything else, so that walstore is the one that
+# is installed and not the checkout's.
+sys.path.append(str(Path(__file__).parent.parent))
 
 # No deadline: a slow machine is no failure. In CI the examples are the same on every run and nothing is left behind.
 settings.register_profile("local", deadline=None)
