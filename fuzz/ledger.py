@@ -70,8 +70,8 @@ def table(tallies: Sequence[Tally]) -> str:
         if tally.skipped:
             rows.append((tally.harness, "-", "-", "-", f"skipped: {tally.skipped}"))
         else:
-            numbers = (f"{tally.runs:,}", f"{tally.points:,}", f"{tally.seconds:.0f}", f"{len(tally.failures):,}")
-            rows.append((tally.harness, *numbers))
+            counts = (f"{tally.runs:,}", f"{tally.points:,}", f"{tally.seconds:.0f}", f"{len(tally.failures):,}")
+            rows.append((tally.harness, *counts))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = []
     for name, *numbers, failures in rows:
