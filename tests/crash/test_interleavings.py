@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.crash.worlds import DIRECTORY, LEVELS, World, contents, jobs_of
+from walstore.errors import SchedulerPersistenceError
 from walstore.fs.api import File
 from walstore.model.events import Started
 from walstore.options import Durability
@@ -146,3 +147,73 @@ def test_a_writer_that_opens_leaves_a_reader_what_it_shows() -> None:
         assert contents(world.fs)
         reader.close()
         world.close()
+
+
+class _InterruptedFileSystem(SimFileSystem):
+    """Lets a signal handler run right after the n-th call for a snapshot, in the thread that makes the call."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.make_directory("/data")
+        self.sync_directory("/")
+        self.skips = 0
+        self.handler: Callable[[], object] | None = None
+
+    def returned(self, path: str) -> None:
+        if self.handler is None or "snapshot-" not in path:
+            return
+        if self.skips:
+            self.skips -= 1
+            return
+        handler, self.handler = self.handler, None
+        handler()
+
+    def create(self, path: str) -> File:
+        super().create(path)
+        self.returned(path)
+        return _InterruptedFile(self, path, self._file(path), writable=True)
+
+    def rename(self, source: str, target: str) -> None:
+        super().rename(source, target)
+        self.returned(target)
+
+
+class _InterruptedFile(SimFile):
+    def write(self, offset: int, data: bytes) -> None:
+        super().write(offset, data)
+        assert isinstance(self._world, _InterruptedFileSystem)
+        self._world.returned(self._path)
+
+    def sync(self) -> None:
+        super().sync()
+        assert isinstance(self._world, _InterruptedFileSystem)
+        self._world.returned(self._path)
+
+
+def test_a_compaction_whose_store_a_signal_handler_closed_changes_nothing_any_more() -> None:
+    for skips in range(1000):
+        fs = _InterruptedFileSystem()
+        world = World(1, fs)
+        store = world.recover(Durability.PROCESS)
+        _start(world, 40)
+        successor = world.fork(fs)
+        left: list[dict[str, bytes]] = []
+
+        def take_over(world: World = world, successor: World = successor, left: list[dict[str, bytes]] = left) -> None:
+            world.close()
+            successor.recover(Durability.PROCESS)
+            _start(successor, 3)
+            left.append(contents(successor.fs))
+
+        fs.skips, fs.handler = skips, take_over
+        try:
+            store.flush_checkpoint(compact=True)
+        except SchedulerPersistenceError:
+            assert left
+        if not left:
+            assert skips > 3
+            return
+        assert contents(fs) == left[0]
+        successor.close()
+        successor.recover()
+        successor.close()

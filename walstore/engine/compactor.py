@@ -221,7 +221,10 @@ class Compactor(Generic[EventT, StateT]):
         try:
             # The name carries the epoch, so that nobody can take the unfinished file of another opening for its own.
             temporary = temporary_name(f"{snapshot_name(lsn)}-{self._identity.epoch:08x}")
-            create_atomically(self._fs, self._directory, snapshot_name(lsn), temporary, fill).close()
+            name = snapshot_name(lsn)
+            create_atomically(self._fs, self._directory, name, temporary, fill, self._raise_if_abandoned).close()
+            # A signal handler may have closed the store while this thread waited for the device.
+            self._raise_if_abandoned()
         except SyncFailedError as error:
             raise self._commit.poison(error, self._directory) from error
         finally:

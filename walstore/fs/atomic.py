@@ -17,13 +17,23 @@ class SyncFailedError(OSError):
     """The sync of a directory failed: what was created in it may be gone after a crash."""
 
 
-def create_atomically(fs: FileSystem, directory: str, name: str, temporary: str, fill: Callable[[File], None]) -> File:
+def create_atomically(
+    fs: FileSystem,
+    directory: str,
+    name: str,
+    temporary: str,
+    fill: Callable[[File], None],
+    before_naming: Callable[[], None] = lambda: None,
+) -> File:
     """Create ``name`` in ``directory`` with what ``fill`` writes, and return it open.
 
+    ``before_naming`` is called when all is on the device but the name, and may raise: the sync before it can be long.
+
     On return the file, its bytes, its length and its name are on the device. After a crash at any point it is there
-    whole or not at all, but for a file called ``temporary``. Raises what ``fill`` and the file system raise; the
-    temporary file is then removed where that is possible. ``SyncFailedError`` means that ``name`` is there, but may not
-    be there after a crash; a failed sync of the file itself is as harmless as any other error: it has no name yet.
+    whole or not at all, but for a file called ``temporary``. Raises what ``fill``, ``before_naming`` and the file
+    system raise; the temporary file is then removed where that is possible. ``SyncFailedError`` means that ``name`` is
+    there, but may not be there after a crash; a failed sync of the file itself is as harmless as any other error: it
+    has no name yet.
     """
     path = f"{directory}/{temporary}"
     try:
@@ -35,6 +45,7 @@ def create_atomically(fs: FileSystem, directory: str, name: str, temporary: str,
     try:
         fill(file)
         file.sync()
+        before_naming()
         fs.rename(path, f"{directory}/{name}")
         path = f"{directory}/{name}"
         sync_directory(fs, directory)
