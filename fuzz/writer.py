@@ -1,0 +1,149 @@
+"""A writer whose life is ended from outside: the child of the harnesses with real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from fuzz.lives import Board, Plan, Unit, operations
+from walstore.engine.environment import Environment
+from walstore.errors import StoreLockedError
+from walstore.model.events import Cancelled, Event, Finished, Restored, Scheduled, Started
+from walstore.testing.model import Jobs, apply, jobs_of
+from walstore.wal import WalPersistence
+
+__all__ = ["Writer", "fork"]
+
+_FAILED = 1
+
+
+class _Clock(threading.local):
+    """The clock of a store that several threads record into: each has its own time."""
+
+    now_ns = 0
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+class Writer:
+    """One life: opens the store, records into its lanes, closes the store."""
+
+    def __init__(self, directory: Path, plan: Plan, board: Board, environment: Environment | None = None) -> None:
+        self._directory = directory
+        self._plan = plan
+        self._board = board
+        self._environment = environment
+        self._clock = _Clock()
+
+    def live(self, expected: Jobs | None, on_error: Callable[[], NoReturn]) -> None:
+        """Do what the plan says. ``expected`` is what the store must hold when it is opened, where that is known.
+
+        ``on_error`` is called in any thread whose lane raises.
+        """
+        store = self._open()
+        found = jobs_of(store)
+        assert expected is None or found == expected, f"opened with {found}, and a reader had found {expected}"
+        self._board.open()
+
+        def run(lane: int) -> None:
+            try:
+                self._record(store, lane, {job: found[job] for job in found if job.startswith(f"lane{lane}.")})
+            except BaseException:  # noqa: BLE001  # Told at once: the process may be killed before it is joined.
+                on_error()
+
+        threads = [threading.Thread(target=run, args=(lane,), daemon=True) for lane in self._plan.lanes[1:]]
+        for thread in threads:
+            thread.start()
+        run(self._plan.lanes[0])
+        for thread in threads:
+            thread.join()
+        store.close()
+        self._board.sync(self._plan.lanes[0], self._board.acknowledged())
+
+    def _open(self) -> WalPersistence:
+        while True:
+            try:
+                return WalPersistence(
+                    self._directory,
+                    durability=self._plan.level,
+                    options=self._plan.options,
+                    clock=self._clock,
+                    environment=self._environment,
+                )
+            except StoreLockedError:
+                if not self._plan.waits:
+                    raise
+
+    def _record(self, store: WalPersistence, lane: int, jobs: Jobs) -> None:
+        board, units, unseen = self._board, 0, list[Event]()
+        stops_after = self._plan.stops_after if lane == self._plan.lanes[0] else None
+        for number, (name, unit) in enumerate(operations(self._plan, lane)):
+            if unit:
+                units += 1
+                unseen += unit
+                board.attempt(lane, units)
+                self._record_unit(store, name, unit)
+                board.acknowledge(lane, units)
+            elif name in {"load", "iterate"}:
+                for event in unseen:
+                    apply(jobs, event)
+                unseen.clear()
+                records = store.load_all() if name == "load" else store.iter_jobs()
+                mine = {str(record.id): record for record in records if str(record.id).startswith(f"lane{lane}.")}
+                assert mine == jobs, f"{name} shows {mine}, and {jobs} was recorded"
+            else:
+                acknowledged = board.acknowledged()
+                if name == "sync":
+                    store.sync()
+                else:
+                    store.flush_checkpoint(compact=name == "compact")
+                board.sync(lane, acknowledged)
+            if number == stops_after:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _record_unit(self, store: WalPersistence, name: str, unit: Unit) -> None:
+        if name == "many":
+            store.record_many(unit)
+            return
+        if name == "restore":
+            store.restore([event.record for event in unit if isinstance(event, Restored)])
+            return
+        match unit[0]:
+            case Scheduled(job, schedule, int(at_ns)):
+                self._clock.now_ns = at_ns
+                store.record_scheduled(job, schedule)
+            case Started(job, at):
+                store.record_started(job, at)
+            case Finished(job, at, success):
+                store.record_finished(job, at, success)
+            case Cancelled(job):
+                store.cancel(job)
+            case event:
+                raise TypeError(f"not an event of a lane: {event!r}")
+
+
+def fork(writer: Writer, expected: Jobs | None, complaint: Path) -> int:
+    """Start a life in a forked child and return its process id. What goes wrong there is written to ``complaint``.
+
+    Forked and not started anew: what a test has changed in this process holds in the child as well, and a life costs
+    milliseconds.
+    """
+    child = os.fork()
+    if child:
+        return child
+
+    def complain() -> NoReturn:
+        complaint.write_text(traceback.format_exc(), encoding="utf-8")
+        os._exit(_FAILED)
+
+    try:
+        writer.live(expected, complain)
+        os._exit(0)
+    except BaseException:  # noqa: BLE001  # Nothing of the parent may run in here, whatever happens.
+        complain()
