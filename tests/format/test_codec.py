@@ -151,9 +151,26 @@ def test_only_integers_are_instants_and_kinds_of_schedules(schedule: list[object
         CODEC.decode_records(msgpack.packb([["a.b", 0, None, None, None, 0, schedule]]))
 
 
+@pytest.mark.parametrize(
+    ("failures", "is_one"), [(0, True), (FAILURES_MAX, True), (FAILURES_MAX + 1, False), (-1, False)]
+)
+def test_failures_are_counted_in_32_bits(failures: int, is_one: bool) -> None:
+    """A count beyond that could be read, but neither shown nor restored."""
+    state: JobState = (0, None, None, None, failures, (0,))
+    for decode, payload in (
+        (CODEC.decode_events, CODEC.encode_events([(5, "a.b", *state)])),
+        (CODEC.decode_records, CODEC.encode_records([("a.b", state)])),
+    ):
+        if is_one:
+            assert decode(payload)
+        else:
+            with pytest.raises(ValueError, match="failures"):
+                decode(payload)
+
+
 @pytest.mark.parametrize("content", [None, 5, {}, [1], [[]], [["a.b"]], [["a.b", 0, None, None, None, 0, [0], 0]]])
 def test_what_holds_no_records_is_refused(content: object) -> None:
-    with pytest.raises(ValueError, match="record"):
+    with pytest.raises(ValueError, match=r"not a record|not the msgpack"):
         CODEC.decode_records(msgpack.packb(content))
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from reprlib import repr as short
 from typing import cast
 
 import msgpack
 
+from walstore.format.rows import unpack_row, unpack_rows
 from walstore.model.events import CANCELLED, FINISHED, RESTORED, SCHEDULED, STARTED, EventForm
 from walstore.model.names import INSTANT_MAX_NS, NAME_BYTES_MAX
 from walstore.model.records import FAILED_RETRYING, FAILURES_MAX, JobState
@@ -22,6 +24,9 @@ _pack: Callable[[object], bytes] = msgpack.Packer().pack if _has_gil else msgpac
 
 _SCHEDULE_TYPES = frozenset({(int,), (int, int), (int, str)})
 _ARITY = {SCHEDULED: 4, STARTED: 3, FINISHED: 4, CANCELLED: 2, RESTORED: 8}
+_CELLS_MAX = max(_ARITY.values())
+_ONE_EVENT_MAX = 0x90 + _CELLS_MAX
+"""The first byte of the longest msgpack array that can be one event. What is longer is an array of events."""
 
 
 class JobCodec:
@@ -35,13 +40,20 @@ class JobCodec:
 
     def decode_events(self, payload: bytes) -> Sequence[EventForm]:
         """Return the events of a payload, checked."""
-        content = _unpack(payload)
+        if payload and payload[0] > _ONE_EVENT_MAX:
+            events = []
+            for event in unpack_rows(payload, _CELLS_MAX):
+                _check_event(event)
+                events.append(event)
+            return cast("Sequence[EventForm]", events)
+        content = unpack_row(payload, _CELLS_MAX)
         if not isinstance(content, tuple) or not content:
             raise ValueError("the payload holds no events")
-        events = (content,) if isinstance(content[0], int) else content
-        for event in events:
+        if isinstance(content[0], int):
+            content = (content,)
+        for event in content:
             _check_event(event)
-        return cast("Sequence[EventForm]", events)
+        return cast("Sequence[EventForm]", content)
 
     def encode_records(self, records: Sequence[tuple[str, JobState]]) -> bytes:
         """Return the payload of one frame with these records; their states must be settled."""
@@ -49,34 +61,22 @@ class JobCodec:
 
     def decode_records(self, payload: bytes) -> list[tuple[str, JobState]]:
         """Return the records of a payload, checked."""
-        content = _unpack(payload)
-        if not isinstance(content, tuple):
-            raise ValueError("the payload holds no records")
         records: list[tuple[str, JobState]] = []
-        for record in content:
+        for record in unpack_rows(payload, _CELLS_MAX):
             if not isinstance(record, tuple) or len(record) != _ARITY[RESTORED] - 1:
-                raise ValueError(f"not a record that this release knows: {record!r}")
+                raise ValueError(f"not a record that this release knows: {short(record)}")
             _check_id(record[0])
             _check_state(record[1:])
             records.append((record[0], cast("JobState", record[1:])))
         return records
 
 
-def _unpack(payload: bytes) -> object:
-    """Return what the payload holds, with tuples for arrays. All of msgpack's own errors become ``ValueError``."""
-    try:
-        content: object = msgpack.unpackb(payload, use_list=False, strict_map_key=True)
-    except (msgpack.UnpackException, ValueError, RecursionError) as error:
-        raise ValueError(f"the payload is not the msgpack of this codec: {error}") from error
-    return content
-
-
 def _check_event(event: object) -> None:
     if not isinstance(event, tuple) or not event:
-        raise ValueError(f"not an event: {event!r}")
+        raise ValueError(f"not an event: {short(event)}")
     kind = event[0]
     if type(kind) is not int or len(event) != _ARITY.get(kind):
-        raise ValueError(f"not an event that this release knows: {event!r}")
+        raise ValueError(f"not an event that this release knows: {short(event)}")
     _check_id(event[1])
     if kind == RESTORED:
         _check_state(event[2:])
@@ -85,35 +85,35 @@ def _check_event(event: object) -> None:
         if kind == SCHEDULED:
             _check_schedule(event[3])
         elif kind == FINISHED and type(event[3]) is not bool:
-            raise ValueError(f"not an outcome: {event[3]!r}")
+            raise ValueError(f"not an outcome: {short(event[3])}")
 
 
 def _check_id(job: object) -> None:
     # Names were checked in full when they were recorded, and the checksum holds; this keeps out what would break the
     # engine's order of records, or memory.
     if type(job) is not str or len(job) > NAME_BYTES_MAX or not 0 < job.rfind(".") < len(job) - 1:
-        raise ValueError(f"not the id of a job: {job!r}")
+        raise ValueError(f"not the id of a job: {short(job)}")
 
 
 def _check_instant(at_ns: object) -> None:
     if type(at_ns) is not int or not 0 <= at_ns <= INSTANT_MAX_NS:
-        raise ValueError(f"not an instant: {at_ns!r}")
+        raise ValueError(f"not an instant: {short(at_ns)}")
 
 
 def _check_state(state: tuple[object, ...]) -> None:
     status, next_fire_ns, started_ns, finished_ns, failures, schedule = state
     if type(status) is not int or not 0 <= status <= FAILED_RETRYING:
-        raise ValueError(f"not a status that this release knows: {status!r}")
+        raise ValueError(f"not a status that this release knows: {short(status)}")
     for at_ns in (next_fire_ns, started_ns, finished_ns):
         if at_ns is not None:
             _check_instant(at_ns)
     if type(failures) is not int or not 0 <= failures <= FAILURES_MAX:
-        raise ValueError(f"not a count of failures: {failures!r}")
+        raise ValueError(f"not a count of failures: {short(failures)}")
     _check_schedule(schedule)
 
 
 def _check_schedule(form: object) -> None:
     # The exact types: a bool or a float would be found in the cache under the integer that it equals.
     if not isinstance(form, tuple) or tuple(map(type, form)) not in _SCHEDULE_TYPES:
-        raise ValueError(f"not a schedule: {form!r}")
+        raise ValueError(f"not a schedule: {short(form)}")
     schedule_of(cast("ScheduleForm", form))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from reprlib import repr as short
 from typing import Final, NamedTuple
 
 import msgpack
+
+from walstore.format.rows import unpack_rows
 
 __all__ = ["INDEX_ENTRIES_MAX", "IndexEntry", "Trailer", "decode_index", "encode_index"]
 
@@ -50,17 +53,11 @@ def encode_index(entries: Sequence[IndexEntry]) -> bytes:
 
 def decode_index(payload: bytes) -> list[IndexEntry]:
     """Read the payload of one frame of the index. Raises ``ValueError`` when it is none."""
-    try:
-        content: object = msgpack.unpackb(payload, use_list=False)
-    except (msgpack.UnpackException, ValueError, RecursionError) as error:
-        raise ValueError(f"the index is not msgpack: {error}") from error
-    if not isinstance(content, tuple):
-        raise ValueError("the index is no array")
     entries = []
-    for row in content:
+    for row in unpack_rows(payload, len(IndexEntry._fields)):
         match row:
             case (str(first_id), int(offset), int(records)):
                 entries.append(IndexEntry(first_id, offset, records))
             case _:
-                raise ValueError(f"not an entry of an index: {row!r}")
+                raise ValueError(f"not an entry of an index: {short(row)}")
     return entries

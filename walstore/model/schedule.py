@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from datetime import datetime, timedelta
+from reprlib import repr as short
 from typing import ClassVar
 
-from walstore.model.cron import CompiledCron, compile_cron
+from walstore.model.cron import EXPRESSION_CHARACTERS_MAX, CompiledCron, compile_cron
 from walstore.model.names import INSTANT_MAX_NS, Instant, datetime_of, duration_ns, instant_ns
 
 __all__ = ["KINDS", "Cron", "Manual", "Once", "Periodic", "Schedule", "ScheduleForm", "schedule_of"]
@@ -195,7 +196,7 @@ def schedule_of(form: ScheduleForm) -> Schedule:
             return Once(at_ns=at_ns)
         case (Periodic.KIND, int(every_ns)):
             return Periodic(every_ns=every_ns)
-        case (Cron.KIND, str(expression)):
+        case (Cron.KIND, str(expression)) if len(expression) <= EXPRESSION_CHARACTERS_MAX:
             return Cron._read_back(expression)
         case _:
-            raise ValueError(f"not a schedule that this release knows: {form!r}")
+            raise ValueError(f"not a schedule that this release knows: {short(form)}")
