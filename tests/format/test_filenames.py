@@ -65,6 +65,7 @@ def test_names_sort_as_their_positions_do(found: list[int]) -> None:
         "log-000000000000000g-00000001.wal",
         "log-٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠-00000001.wal",  # noqa: RUF001  # Digits that are not ASCII.
         "log--000000000000001-00000001.wal",
+        "log-0000000000000000-000000001.wal",  # A second name of log-0000000000000000-00000001.wal.
         "log-0000000000000000-00000001.wal.bak",
         "log-0000000000000000-00000001 (copy).wal",
         "snapshot-0000000000000000.snap~",

@@ -24,12 +24,13 @@ HEADER = Header(
     store_id=bytes(range(16)),
     codec_id="job/1",
     reducer_id="12345678",
-    lsn=2**64 - 1,
+    lsn=2**63 - 1,
     epoch=3,
     length=0,
     nonce=0x0102030405060708,
     boot_id=b"\xb0" * 16,
 )
+U63 = st.integers(0, 2**63 - 1)
 U64 = st.integers(0, 2**64 - 1)
 VERSION_BYTES = 12
 
@@ -39,9 +40,9 @@ headers = st.builds(
     store_id=st.binary(min_size=16, max_size=16),
     codec_id=st.from_regex(r"[!-~]{0,8}", fullmatch=True),
     reducer_id=st.from_regex(r"[!-~]{0,8}", fullmatch=True),
-    lsn=U64,
-    epoch=U64,
-    length=U64,
+    lsn=U63,
+    epoch=U63,
+    length=U63,
     nonce=U64,
     boot_id=st.binary(min_size=16, max_size=16),
 )
@@ -65,7 +66,7 @@ def test_fields_stand_where_the_specification_says() -> None:
     assert struct.unpack(">HHHH", data[8:16]) == (1, 0xFFFE, 2, 0)
     assert data[16:32] == HEADER.store_id
     assert data[32:48] == b"job/1\0\0\x0012345678"
-    assert struct.unpack(">QQQQ", data[48:80]) == (2**64 - 1, 3, 0, 0x0102030405060708)
+    assert struct.unpack(">QQQQ", data[48:80]) == (2**63 - 1, 3, 0, 0x0102030405060708)
     assert data[80:96] == HEADER.boot_id
     assert data[96:] == xxh3_64_digest(data[:96], 0)
 
@@ -110,6 +111,9 @@ def test_a_newer_version_is_told_from_damage_whatever_follows(version: int, leng
         (14, b"\0\1"),  # Not zero.
         (32, b"\xff"),  # Not ASCII.
         (40, b"\x80"),
+        (48, b"\x80"),  # An LSN, an epoch and a length after which none fits in 64 bits.
+        (56, b"\x80"),
+        (64, b"\x80"),
     ],
 )
 def test_values_that_no_release_writes_are_refused_even_with_a_good_checksum(offset: int, value: bytes) -> None:

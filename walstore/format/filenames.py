@@ -20,7 +20,7 @@ __all__ = [
 
 LOCK_NAME: Final = "LOCK"
 _TEMPORARY_SUFFIX: Final = ".tmp"
-_SEGMENT: Final = re.compile(r"log-([0-9a-f]{16})-([0-9a-f]{8,16})\.wal", re.ASCII)
+_SEGMENT: Final = re.compile(r"log-([0-9a-f]{16})-([0-9a-f]{8}|[1-9a-f][0-9a-f]{8,15})\.wal", re.ASCII)
 _SNAPSHOT: Final = re.compile(r"snapshot-([0-9a-f]{16})\.snap", re.ASCII)
 _TORN: Final = re.compile(r"torn-[0-9a-f]{16}-[0-9a-f]{8,16}\.bin", re.ASCII)
 _TEMPORARY: Final = re.compile(r"(log|snapshot|torn|spill)-[0-9a-f]{16}[-.0-9a-z]*\.tmp", re.ASCII)

@@ -38,6 +38,8 @@ FRAME_HEADER_BYTES: Final = FRAME_HEADER.size
 FRAME_MAGIC: Final = b"wl"
 ALIGNMENT_BYTES: Final = 8
 PAYLOAD_BYTES_MAX: Final = 1 << 24
+_NUMBER_MAX: Final = 2**63 - 1
+"""The highest LSN, epoch and length: what follows the last one that a header may hold still has 64 bits."""
 
 SEGMENT_RESERVE_BYTES: Final = 256
 """Kept free at the end of every segment: a full one must not look like the last, and watermarks must always fit."""
@@ -129,7 +131,8 @@ class Header:
         if xxh3_64_intdigest(data[: HEADER_BYTES - 8]) != checksum:
             raise BadHeaderError("the checksum of the header does not match")
         # The checksum holds, so what follows can only be wrong in a header that was made by hand.
-        if version == 0 or zero or kind not in (FileKind.SEGMENT, FileKind.SNAPSHOT):
+        kinds = (FileKind.SEGMENT, FileKind.SNAPSHOT)
+        if version == 0 or zero or kind not in kinds or max(lsn, epoch, length) > _NUMBER_MAX:
             raise BadHeaderError("the header holds values that no release has written")
         try:
             codec_id, reducer_id = (name.rstrip(b"\0").decode("ascii") for name in (codec, reducer))
