@@ -23,6 +23,7 @@ VERSION := $(shell $(PYTHON) -c '$(SHOW_VERSION)' 2>/dev/null)
 LINT := .venv/lint
 DEMO := .venv/demo
 TEST := .venv/test-$(VERSION)
+FUZZ := .venv/fuzz
 # Tests run from here: nothing of the checkout can be imported from it.
 RUN := build/run-$(VERSION)
 # The benchmark plugin warns beside xdist, and a warning is an error; benchmarks are no tests anyway.
@@ -85,6 +86,14 @@ coverage: install-wheel ## line and branch coverage of the wheel, child processe
 	@cd $(RUN) && COVERAGE_FILE=$(CURDIR)/build/coverage $(PYTEST) --cov --cov-config=$(CURDIR)/pyproject.toml \
 		$(PYTEST_ARGS) $(CURDIR)/tests
 
+.PHONY: fuzz
+fuzz: $(FUZZ)/.stamp ## all fuzzers for FUZZ_SECONDS (300), added to fuzz/ledger.json
+	@$(FUZZ)/bin/python -m fuzz
+
+.PHONY: planted
+planted: $(FUZZ)/.stamp ## plant known kinds of bugs, one at a time, and see which fuzzer finds each
+	@$(FUZZ)/bin/python -m fuzz.mutants
+
 .PHONY: clean
 clean: ## remove all that make and the tests made
 	@rm -rf .venv build dist .coverage* .hypothesis .benchmarks .mypy_cache .pytest_cache .ruff_cache
@@ -111,6 +120,13 @@ $(TEST)/.stamp: pyproject.toml | check
 	@$(call venv,$(TEST))
 	@$(TEST)/bin/python -c '$(REQUIREMENTS)' cli test > $(TEST)/requirements.txt
 	@$(call pip,$(TEST),install -r $(TEST)/requirements.txt)
+	@touch $@
+
+$(FUZZ)/.stamp: pyproject.toml | check
+	@echo 'Setting up $(FUZZ)'
+	@$(call venv,$(FUZZ))
+	@$(FUZZ)/bin/python -c '$(REQUIREMENTS)' test fuzz > $(FUZZ)/requirements.txt
+	@$(call pip,$(FUZZ),install -r $(FUZZ)/requirements.txt)
 	@touch $@
 
 # A terminal without colours is no reason to show nothing: the demo runs without the extra as well.

@@ -30,6 +30,8 @@ class Tally:
     """A line each: what was wrong, and the seed or the bytes that show it again."""
     skipped: str = ""
     """Why nothing was run here, if nothing was."""
+    seed: int | None = None
+    """What ``run`` was given, where it is known."""
 
 
 Run = Callable[[float, int], Tally]
@@ -62,6 +64,7 @@ def main(run: Run, description: str) -> None:
     arguments = parser.parse_args()
     seed = random.SystemRandom().randrange(2**32) if arguments.seed is None else arguments.seed
     tally = run(arguments.seconds, seed)
+    tally.seed = seed
     if not arguments.no_ledger:
         ledger.add([tally])
     print(ledger.table([tally]))

@@ -65,18 +65,18 @@ def add(tallies: Iterable[Tally]) -> None:
 
 def table(tallies: Sequence[Tally]) -> str:
     """Return the tallies as a table for people."""
-    rows: list[Sequence[str]] = [("harness", "runs", "points", "seconds", "failures")]
+    rows = [["harness", "runs", "points", "seconds", "seed", "failures"]]
     for tally in tallies:
         if tally.skipped:
-            rows.append((tally.harness, "-", "-", "-", f"skipped: {tally.skipped}"))
+            rows.append([tally.harness, "-", "-", "-", "-", f"skipped: {tally.skipped}"])
         else:
-            counts = (f"{tally.runs:,}", f"{tally.points:,}", f"{tally.seconds:.0f}", f"{len(tally.failures):,}")
-            rows.append((tally.harness, *counts))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+            counts = [f"{tally.runs:,}", f"{tally.points:,}", f"{tally.seconds:,.0f}"]
+            rows.append([tally.harness, *counts, f"{tally.seed or '-'}", f"{len(tally.failures):,}"])
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = []
-    for name, *numbers, failures in rows:
-        cells = [name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True))]
-        lines.append("  ".join([*cells, failures]))
+    for name, *middle, failures in rows:
+        cells = [cell.rjust(width) for cell, width in zip(middle, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *cells, failures]))
     return "\n".join(lines)
 
 
