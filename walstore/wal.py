@@ -6,7 +6,8 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -189,8 +190,11 @@ class WalPersistence(SchedulerPersistence):
         The memory follows ``WalOptions.merge_memory_bytes``; a writer puts what does not fit into temporary files in
         the directory. One thread may use the iterator; it holds files open until it ends or is closed.
         """
-        for job, state in self._store.records() if self._store is not None else self._read_records():
-            yield record_of(job, state)
+        records = self._store.records() if self._store is not None else self._read_records()
+        # Whoever closes this iterator closes the one below with it, and is told what goes wrong there.
+        with closing(records):
+            for job, state in records:
+                yield record_of(job, state)
 
     def stats(self) -> StoreStats:
         """Return the figures that an operator graphs. Raises ``StoreClosedError`` for a store opened read-only."""
@@ -261,7 +265,7 @@ class WalPersistence(SchedulerPersistence):
         files, end_lsn, _ = open_for_reading(self._environment, self._directory, JOBS)
         return View(files, end_lsn, JOBS)
 
-    def _read_records(self) -> Iterator[tuple[str, JobState]]:
+    def _read_records(self) -> Generator[tuple[str, JobState]]:
         view = self._open_view()
         with storage_errors(f"reading {self._directory}"):
             try:

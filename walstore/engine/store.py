@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Generic
 
 from walstore.engine.buffer import Buffer
@@ -153,7 +153,7 @@ class Store(Generic[EventT, StateT]):
             raise self._closed_error()
         return self._keeper.call(self._open_view)
 
-    def records(self) -> Iterator[tuple[str, StateT]]:
+    def records(self) -> Generator[tuple[str, StateT]]:
         """Yield every key and its settled state as of the first step, in the order of the keys, in bounded memory."""
         nonce = self._nonce()
         spill = FileSpill(self._environment.fs, self.directory, f"spill-{nonce:016x}", nonce)
