@@ -53,19 +53,25 @@ class Deadline:
         return time.monotonic() - self._started
 
 
-def main(run: Run, description: str) -> None:
-    """Run one harness from the command line, add what it did to the ledger, and exit with 1 if anything failed."""
+def main(run: Run, description: str, replay: Callable[[str], Tally] | None = None) -> None:
+    """Run one harness from the command line, add what it did to the ledger, and exit with 1 if anything failed.
+
+    A harness that can show a failure again gives ``replay``; that goes into no ledger.
+    """
     from fuzz import ledger  # noqa: PLC0415  # The ledger reads tallies.
 
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long to go on (default: 60)")
     parser.add_argument("--seed", type=int, default=None, help="the first seed (default: a random one)")
     parser.add_argument("--no-ledger", action="store_true", help="leave the ledger as it is")
+    if replay is not None:
+        parser.add_argument("--replay", metavar="FILE_OR_SEED", help="show a failure again")
     arguments = parser.parse_args()
+    is_replay = replay is not None and arguments.replay is not None
     seed = random.SystemRandom().randrange(2**32) if arguments.seed is None else arguments.seed
-    tally = run(arguments.seconds, seed)
+    tally = replay(arguments.replay) if replay is not None and is_replay else run(arguments.seconds, seed)
     tally.seed = seed
-    if not arguments.no_ledger:
+    if not arguments.no_ledger and not is_replay:
         ledger.add([tally])
     print(ledger.table([tally]))
     for failure in tally.failures:

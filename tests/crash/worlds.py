@@ -34,8 +34,10 @@ __all__ = [
     "abandon",
     "contents",
     "crash_seeds",
+    "events",
     "jobs_of",
     "random_script",
+    "restored",
 ]
 
 DIRECTORY: Final = "/data/store"
@@ -140,6 +142,8 @@ class World:
             self.fs.make_directory("/data")
             self.fs.sync_directory("/")
         self.now_ns = NOW_NS
+        self.scheduling_ns = NOW_NS
+        """The store's clock: the instant of ``record_scheduled``."""
         self.options = OPTIONS
         self.history = History()
         self.store: WalPersistence | None = None
@@ -156,24 +160,24 @@ class World:
             threads=False,
         )
 
-    def fork(self, fs: SimFileSystem) -> World:
+    def fork(self, fs: SimFileSystem, seed: int | None = None) -> World:
         """Return a world with the same past on another file system: what comes after a crash."""
-        twin = World(self._random.getrandbits(64), fs)
+        twin = World(self._random.getrandbits(64) if seed is None else seed, fs)
         twin.now_ns = self.now_ns
         twin.options = self.options
         twin.history = self.history.copy()
         twin.level = self.level
         return twin
 
-    def after_process_crash(self) -> World:
-        """End this world and return the one in which the process is gone."""
+    def after_process_crash(self, seed: int = 0) -> World:
+        """End this world and return the one in which the process is gone; ``seed`` is what chance is drawn from."""
         self.drop()
-        return self.fork(self.fs.process_crash())
+        return self.fork(self.fs.process_crash(random.Random(f"process {seed}")), seed)
 
     def after_power_loss(self, seed: int) -> World:
         """End this world and return the one after a power loss, of which ``seed`` decides what survived."""
         self.drop()
-        twin = self.fork(self.fs.power_loss(random.Random(f"power {seed}")))
+        twin = self.fork(self.fs.power_loss(random.Random(f"power {seed}")), seed)
         twin.history.process_floor = twin.history.power_floor
         return twin
 
@@ -185,7 +189,7 @@ class World:
             DIRECTORY,
             durability=level,
             options=self.options,
-            clock=lambda: self.now_ns,
+            clock=lambda: self.scheduling_ns,
             environment=self.environment(),
         )
         return self.store
@@ -244,6 +248,8 @@ class World:
         self.now_ns += 1_000_000
         if operation.unit:
             self.history.attempt(operation.unit)
+        # What another thread records in the middle of the call may be too late for it.
+        units = len(self.history.states) - 1
         match operation.name:
             case "event":
                 self._record(store, operation.unit[0])
@@ -266,27 +272,24 @@ class World:
                 self.now_ns += OPTIONS.sync_interval_ns
                 assert store._store is not None
                 store._store.tick()
-                if store.stats().last_background_error is None:
-                    self.history.acknowledge(power=True)
+                if store.stats().last_background_error is None and store._store._commit.failure is None:
+                    self.history.acknowledge(power=True, units=units)
             case "close":
                 self.close()
             case _:
                 raise ValueError(operation.name)
         if operation.unit:
             if self.level is not Durability.BUFFERED:
-                self.history.acknowledge(power=self.level is Durability.POWER)
+                self.history.acknowledge(power=self.level is Durability.POWER, units=units)
         elif operation.name in {"sync", "flush", "compact"}:
-            self.history.acknowledge(power=True)
+            self.history.acknowledge(power=True, units=units)
 
     def _record(self, store: WalPersistence, event: Event) -> None:
         match event:
             case Scheduled(job, schedule, at):
-                assert at == self.now_ns or isinstance(at, int)
-                before, self.now_ns = self.now_ns, at if isinstance(at, int) else self.now_ns
-                try:
-                    store.record_scheduled(job, schedule)
-                finally:
-                    self.now_ns = before
+                assert isinstance(at, int)
+                self.scheduling_ns = at
+                store.record_scheduled(job, schedule)
             case Started(job, at):
                 store.record_started(job, at)
             case Finished(job, at, success):
@@ -301,9 +304,8 @@ _NAMES: Final = [f"ai.geo.{name}" for name in ("tile", "index", "merge", "ünico
 _SCHEDULES: Final = [Manual(), Periodic(every_ns=60_000_000_000), Cron("0 */5 * * * *"), Once(at_ns=NOW_NS + 10**12)]
 
 
-def _events(choice: random.Random) -> Iterator[Event]:
+def events(choice: random.Random, at_ns: int = NOW_NS) -> Iterator[Event]:
     """Yield events for ever; every instant is another one, so that hardly any two prefixes have the same fold."""
-    at_ns = NOW_NS
     while True:
         at_ns += choice.randrange(1, 10**9)
         job = choice.choice(_NAMES)
@@ -318,7 +320,8 @@ def _events(choice: random.Random) -> Iterator[Event]:
                 yield Cancelled(job)
 
 
-def _restored(choice: random.Random, at_ns: int) -> tuple[Event, ...]:
+def restored(choice: random.Random, at_ns: int) -> tuple[Event, ...]:
+    """Return the restoring of three jobs."""
     statuses = [status for status in SchedulerJobStatus if status is not SchedulerJobStatus.CANCELLED]
     return tuple(
         Restored(
@@ -351,16 +354,16 @@ _WEIGHTS: Final = {
 
 def random_script(choice: random.Random, length: int) -> list[Operation]:
     """Return a workload for an open store."""
-    events = _events(choice)
+    stream = events(choice)
     script: list[Operation] = []
     for name in choice.choices(list(_WEIGHTS), list(_WEIGHTS.values()), k=length):
         match name:
             case "event":
-                script.append(Operation(name, (next(events),)))
+                script.append(Operation(name, (next(stream),)))
             case "many":
-                script.append(Operation(name, tuple(next(events) for _ in range(choice.randrange(2, 9)))))
+                script.append(Operation(name, tuple(next(stream) for _ in range(choice.randrange(2, 9)))))
             case "restore":
-                script.append(Operation(name, _restored(choice, NOW_NS + choice.randrange(10**9))))
+                script.append(Operation(name, restored(choice, NOW_NS + choice.randrange(10**9))))
             case _:
                 script.append(Operation(name))
     return script
@@ -369,13 +372,13 @@ def random_script(choice: random.Random, length: int) -> list[Operation]:
 def _scripted(level: Durability) -> list[Operation]:
     """Return the workload of the exhaustive tests: everything that a store does, in some sixty operations."""
     choice = random.Random("script")
-    events = _events(choice)
+    stream = events(choice)
 
     def some(count: int) -> list[Operation]:
-        return [Operation("event", (next(events),)) for _ in range(count)]
+        return [Operation("event", (next(stream),)) for _ in range(count)]
 
     def many(count: int) -> list[Operation]:
-        return [Operation("many", tuple(next(events) for _ in range(count)))]
+        return [Operation("many", tuple(next(stream) for _ in range(count)))]
 
     again = Operation("open", level=level)
     return [
@@ -384,7 +387,7 @@ def _scripted(level: Durability) -> list[Operation]:
         Operation("sync"),
         *many(5),
         *some(3),
-        Operation("restore", _restored(choice, NOW_NS + 1)),
+        Operation("restore", restored(choice, NOW_NS + 1)),
         *some(8),
         *many(3),
         Operation("iterate"),

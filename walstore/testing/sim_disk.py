@@ -16,7 +16,7 @@ SECTOR_BYTES = 512
 # Out of these is drawn how much of what one file or directory has not synced survives on average: independent even
 # draws alone would never show a large file that lost nothing, or everything.
 _SHARES = (0.0, 0.1, 0.5, 0.9, 1.0)
-_TORN_SHARE = 0.25
+_TORN_SHARE = 0.5
 
 
 class FileNode:
@@ -86,6 +86,17 @@ class FileNode:
             self.lost[sector] = contents[0]
         self.dirty.clear()
 
+    def copy(self, copies: dict[object, FileNode | DirectoryNode]) -> FileNode:
+        """Return a copy that goes its own way, noted in ``copies``, or the one that is noted there already."""
+        known = copies.get(self)
+        if isinstance(known, FileNode):
+            return known
+        twin = copies[self] = FileNode(self.data[:])
+        twin.dirty = {sector: contents[:] for sector, contents in self.dirty.items()}
+        twin.lost = self.lost.copy()
+        twin.sizes = self.sizes[:]
+        return twin
+
     def after_power_loss(self, choice: random.Random) -> FileNode:
         """Return the file as a power loss may leave it; this one is not changed."""
         size = self.sizes[0]
@@ -150,6 +161,19 @@ class DirectoryNode:
         for change in self.pending:
             _apply(change, self.durable)
         self.pending.clear()
+
+    def copy(self, copies: dict[object, FileNode | DirectoryNode]) -> DirectoryNode:
+        """Return a copy of the directory and all below; a file of several names, now or durably, is one there too."""
+        known = copies.get(self)
+        if isinstance(known, DirectoryNode):
+            return known
+        twin = copies[self] = DirectoryNode({name: node.copy(copies) for name, node in self.entries.items()})
+        twin.durable = {name: node.copy(copies) for name, node in self.durable.items()}
+        twin.pending = [
+            {name: None if node is None else node.copy(copies) for name, node in change.items()}
+            for change in self.pending
+        ]
+        return twin
 
     def after_power_loss(self, choice: random.Random) -> DirectoryNode:
         """Return the directory, and all below, as a power loss may leave it; this one is not changed.

@@ -89,6 +89,7 @@ class SimFile(File):
         self._writable = writable
         self._closed = False
         self._appenders: list[SimAppender] = []
+        world._handles[self] = path
 
     def size(self) -> int:
         with self._world._mutex:
@@ -168,6 +169,7 @@ class SimFile(File):
     def close(self) -> None:
         with self._world._mutex:
             self._closed = True
+            self._world._handles.pop(self, None)
             for appender in self._appenders:
                 appender._unmapped = True
 
@@ -195,6 +197,7 @@ class SimLock(Lock):
         self._locked = locked
         self._find = find
         self._closed = False
+        world._handles[self] = path
 
     def read(self) -> bytes:
         with self._world._mutex:
@@ -218,12 +221,16 @@ class SimLock(Lock):
     def release(self) -> None:
         with self._world._mutex:
             if not self._closed:
-                self._closed = True
+                self._close()
                 self._locked.discard(self._node)
 
     def abandon(self) -> None:
         with self._world._mutex:
-            self._closed = True
+            self._close()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._world._handles.pop(self, None)
 
     def _require_open(self) -> None:
         self._world._require_alive()

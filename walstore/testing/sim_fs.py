@@ -25,7 +25,6 @@ A process crash loses nothing: what the kernel had is there, and still not synce
 
 from __future__ import annotations
 
-import copy
 import errno
 import posixpath
 import random
@@ -73,19 +72,24 @@ class SimFileSystem(SimWorld, FileSystem):
             choice = self._random if choice is None else choice
             return self._successor(self._root.after_power_loss(choice), choice)
 
-    def process_crash(self) -> SimFileSystem:
+    def process_crash(self, choice: random.Random | None = None) -> SimFileSystem:
         """End this world and return the one in which only the process is gone, and its locks with it.
 
-        Nothing is lost, and nothing becomes durable. Faults that were ordered do not carry over.
+        Nothing is lost, and nothing becomes durable. Faults that were ordered do not carry over. ``choice`` seeds
+        what is left to chance in the world returned; without it this world's seed does.
         """
         with self._mutex:
             self._end("process crash")
-            return self.clone()
+            return self.clone(choice)
 
-    def clone(self) -> SimFileSystem:
-        """Return a copy without open handles, locks and ordered faults; this world goes on."""
+    def clone(self, choice: random.Random | None = None) -> SimFileSystem:
+        """Return a copy without open handles, locks and ordered faults; this world goes on.
+
+        ``choice`` seeds what is left to chance in the copy. Without it this world's seed does, so that what is drawn
+        here afterwards is something else than it would have been.
+        """
         with self._mutex:
-            twin = self._successor(copy.deepcopy(self._root), self._random)
+            twin = self._successor(self._root.copy({}), self._random if choice is None else choice)
             twin._boot_id = self._boot_id
             return twin
 

@@ -60,22 +60,31 @@ class SimWorld:
 
     ``trace`` lists each counted call as (operation, path), the one that crashed last; ``capacity_bytes`` bounds the
     sum of the lengths of all files (None: no bound), the space of an unlinked file being free at once.
+    ``before_call``, when set, is called before each counted call takes effect: there the world may be cloned to see
+    what a crash at this call would leave, or somebody else may make calls.
     """
 
     def __init__(self, seed: int) -> None:
         self.trace: list[Step] = []
         self.capacity_bytes: int | None = None
+        self.before_call: Callable[[Step], object] | None = None
         self._random = random.Random(seed)  # noqa: S311 - the point is that it can be repeated.
         self._root = DirectoryNode()
         self._mutex = threading.RLock()
         self._ended_by: str | None = None
         self._crash_at: int | None = None
         self._faults: list[_Fault] = []
+        self._handles: dict[object, str] = {}
 
     @property
     def calls(self) -> int:
         """The number of calls so far that change or sync something, failed ones included."""
         return len(self.trace)
+
+    @property
+    def open_paths(self) -> list[str]:
+        """The paths under which the files and locks were opened that are not closed (or released) yet, sorted."""
+        return sorted(self._handles.values())
 
     def crash_after(self, n: int) -> None:
         """Let the ``n``-th counted call from now raise ``SimCrash`` before it takes effect, and all later calls too.
@@ -113,9 +122,19 @@ class SimWorld:
         with self._mutex:
             self._faults.append(_Fault(operation, error, nth - 1, path_contains, times, lost))
 
+    def heal(self) -> bool:
+        """Forget the faults that have not happened yet; returns whether there were any."""
+        with self._mutex:
+            waiting = bool(self._faults)
+            self._faults.clear()
+            return waiting
+
     def _begin(self, step: Step, before_error: Callable[[bool], None] | None = None) -> None:
         """Count a call, and raise what was ordered for it. ``before_error`` gets the fault's ``lost``."""
         self._require_alive()
+        if self.before_call is not None:
+            self.before_call(step)
+            self._require_alive()
         self.trace.append(step)
         if len(self.trace) == self._crash_at:
             self._end(f"crash at call {self._crash_at}, {step[0]} {step[1]}")
