@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from fuzz.harness import Deadline, Tally, main
-from fuzz.lives import LANES, Board, Past, Plan, plan_of, read_store
+from fuzz.lives import LANES, Board, Plan, plan_of
+from fuzz.past import Past, read_store
 from fuzz.writer import Writer, fork
 
 __all__ = ["run"]

@@ -1,4 +1,4 @@
-"""What the harnesses with real processes share: plans of lives, acknowledgements, and the rule for what is left.
+"""What the harnesses with real processes share: plans of lives, and the board on which a life counts what it did.
 
 A store goes through many *lives*: a process opens it, records, and is ended from outside. Each of its threads owns a
 *lane* of jobs, so that what is left of every lane must be the fold of a prefix of what that one thread recorded,
@@ -11,22 +11,19 @@ from __future__ import annotations
 import mmap
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from walstore.engine.environment import Environment
-from walstore.errors import StoreNotFoundError
 from walstore.model.events import Cancelled, Event, Finished, Restored, Scheduled, Started
 from walstore.model.names import QName
 from walstore.model.records import SchedulerJobRecord, SchedulerJobStatus
 from walstore.model.schedule import Cron, Manual, Once, Periodic
 from walstore.options import Durability, WalOptions
-from walstore.testing.model import NOW_NS, Jobs, apply, jobs_of
-from walstore.wal import WalPersistence
+from walstore.testing.model import NOW_NS
 
-__all__ = ["LANES", "Board", "Lane", "Past", "Plan", "Unit", "operations", "plan_of", "read_store"]
+__all__ = ["LANES", "Board", "Plan", "Unit", "operations", "plan_of"]
 
 LANES: Final = 8
 _JOBS_PER_LANE: Final = 10
@@ -34,7 +31,9 @@ _OPENED: Final = 0
 _ATTEMPTED: Final = 1
 _ACKNOWLEDGED: Final = _ATTEMPTED + LANES
 _SYNCED: Final = _ACKNOWLEDGED + LANES
-_SLOTS: Final = _SYNCED + LANES * LANES
+_SEGMENT_LSN: Final = _SYNCED + LANES * LANES
+_SNAPSHOT_LSN: Final = _SEGMENT_LSN + 1
+_SLOTS: Final = _SNAPSHOT_LSN + 1
 _SLOT_BYTES: Final = 8
 
 Unit = tuple[Event, ...]
@@ -75,8 +74,10 @@ class Plan:
     options: WalOptions
     operations: int
     """Of each lane; then the store is closed."""
+    batches: int
+    """How often it records several events together: a weight, where that of single ones is 100."""
     syncs: int
-    """How often it syncs, flushes and compacts: a weight."""
+    """How often it syncs, flushes and compacts: a weight as well."""
     waits: bool = False
     """Whether it waits for the lock, which another writer holds."""
     stops_after: int | None = None
@@ -94,6 +95,7 @@ def plan_of(seed: str, number: int, lanes: Sequence[int], *, waits: bool = False
         lanes=tuple(choice.sample(list(lanes), threads)),
         options=choice.choice(_OPTIONS),
         operations=choice.choices([5, 60, 100_000], [1, 2, 12])[0],
+        batches=choice.choice([20, 500]),
         syncs=choice.choice([0, 2, 20]),
         waits=waits,
     )
@@ -115,7 +117,13 @@ def operations(plan: Plan, lane: int) -> Iterator[tuple[str, Unit]]:
     """Yield what the thread of a lane does: a name, and the unit that it records, if any."""
     choice = random.Random(f"{plan.seed} {lane}")
     events = _events(choice, lane, plan.start_ns)
-    weights: dict[str, float] = {"event": 100, "many": 20, "restore": 3, "sync": plan.syncs, "flush": plan.syncs}
+    weights: dict[str, float] = {
+        "event": 100,
+        "many": plan.batches,
+        "restore": 3,
+        "sync": plan.syncs,
+        "flush": plan.syncs,
+    }
     weights |= {"compact": plan.syncs / 4, "load": 0.5, "iterate": 0.5}
     names, shares = list(weights), list(weights.values())
     for number in range(plan.operations):
@@ -185,6 +193,15 @@ class Board:
         """Note that a writer has opened the store."""
         self._slots[_OPENED] = 1
 
+    def name(self, segment_lsn: int, snapshot_lsn: int) -> None:
+        """Note that files with these LSNs in their names are in use, so that their names must be on the device."""
+        self._slots[_SEGMENT_LSN] = segment_lsn
+        self._slots[_SNAPSHOT_LSN] = snapshot_lsn
+
+    def named(self) -> tuple[int, int]:
+        """Return the LSNs that the last segment and the last snapshot must at least have."""
+        return self._slots[_SEGMENT_LSN], self._slots[_SNAPSHOT_LSN]
+
     def attempt(self, lane: int, units: int) -> None:
         """Note that the last of so many units is about to be recorded."""
         self._slots[_ATTEMPTED + lane] = units
@@ -209,106 +226,3 @@ class Board:
     def synced(self, lane: int) -> int:
         """Return how many units of a lane an acknowledged sync of any thread covers."""
         return max(self._slots[_SYNCED + other * LANES + lane] for other in range(LANES))
-
-
-# The rule for what is left.
-
-
-@dataclass(slots=True)
-class Lane:
-    """What one lane may hold."""
-
-    states: list[Jobs] = field(default_factory=lambda: [{}])
-    """The fold of the first n units since what is known to be on the device, for each n."""
-    process_floor: int = 0
-    """Units that survive the death of the process."""
-    power_floor: int = 0
-    """Units that survive a power loss."""
-
-    def settle(self) -> None:
-        """Note that all of it is on the device."""
-        self.states = self.states[-1:]
-        self.process_floor = self.power_floor = 0
-
-
-class Past:
-    """What was recorded into a store in all of its lives, and how much of it must be there."""
-
-    def __init__(self) -> None:
-        self.lanes = [Lane() for _ in range(LANES)]
-        self._existed = False
-
-    def jobs(self) -> Jobs:
-        """Return what the store holds: known only after ``check``."""
-        return {job: record for lane in self.lanes for job, record in lane.states[-1].items()}
-
-    def add(self, plans: Sequence[Plan], board: Board) -> None:
-        """Take in what the writers of one life did."""
-        if board.opened:
-            self._existed = True
-            for lane in self.lanes:
-                lane.settle()
-        acknowledged = board.acknowledged()
-        for plan in plans:
-            for number in plan.lanes:
-                self._add_lane(plan, number, board.attempted(number), acknowledged[number], board.synced(number))
-
-    def _add_lane(self, plan: Plan, number: int, attempted: int, acknowledged: int, synced: int) -> None:
-        lane = self.lanes[number]
-        before = len(lane.states) - 1
-        jobs = dict(lane.states[-1])
-        units = (unit for _, unit in operations(plan, number) if unit)
-        for unit in islice(units, attempted):
-            for event in unit:
-                apply(jobs, event)
-            lane.states.append(dict(jobs))
-        in_kernel = synced if plan.level is Durability.BUFFERED else max(acknowledged, synced)
-        on_device = max(acknowledged, synced) if plan.level is Durability.POWER else synced
-        lane.process_floor = max(lane.process_floor, before + in_kernel)
-        lane.power_floor = max(lane.power_floor, before + on_device)
-
-    def check(self, found: Jobs | None, *, power: bool) -> str:
-        """Return what is wrong with what was found after the death of a process, or after a power loss; "" if nothing.
-
-        ``found`` is None where there was no store. What is found is what the next life starts from.
-        """
-        if found is None and self._existed:
-            return "the store is gone"
-        left = dict(found or {})
-        for number, lane in enumerate(self.lanes):
-            prefix = f"lane{number}."
-            jobs = {job: left.pop(job) for job in list(left) if job.startswith(prefix)}
-            floor = lane.power_floor if power else lane.process_floor
-            units = next((n for n in range(len(lane.states) - 1, -1, -1) if lane.states[n] == jobs), None)
-            if units is None:
-                return f"lane {number} holds no prefix, of which {floor} units must be there: {_nearest(lane, jobs)}"
-            if units < floor:
-                return f"lane {number} holds {units} of {len(lane.states) - 1} units, and {floor} must be there"
-            del lane.states[units + 1 :]
-            lane.process_floor = units
-            if power:
-                lane.settle()
-        return f"jobs that nobody recorded: {left}" if left else ""
-
-
-def _nearest(lane: Lane, jobs: Jobs) -> str:
-    """Say how jobs that are no state of a lane differ from the state that they come closest to."""
-
-    def differing(state: Jobs) -> list[str]:
-        return sorted(job for job in state.keys() | jobs.keys() if state.get(job) != jobs.get(job))
-
-    units = min(range(len(lane.states)), key=lambda number: len(differing(lane.states[number])))
-    state = lane.states[units]
-    lines = [f"\n  {job}: {jobs.get(job)}, not {state.get(job)}" for job in differing(state)]
-    return f"it differs from the state after {units} of {len(lane.states) - 1} units in{''.join(lines)}"
-
-
-def read_store(directory: Path, environment: Environment | None = None) -> Jobs | None:
-    """Return what a store holds, without changing it; None where none was ever finished."""
-    try:
-        with WalPersistence(directory, read_only=True, environment=environment) as store:
-            jobs = jobs_of(store)
-            assert {str(record.id): record for record in store.iter_jobs()} == jobs, "iter_jobs and load_all differ"
-            return jobs
-    except StoreNotFoundError:
-        return None

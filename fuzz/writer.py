@@ -49,6 +49,7 @@ class Writer:
         store = self._open()
         found = jobs_of(store)
         assert expected is None or found == expected, f"opened with {found}, and a reader had found {expected}"
+        self._name_files(store)
         self._board.open()
 
         def run(lane: int) -> None:
@@ -104,8 +105,13 @@ class Writer:
                 else:
                     store.flush_checkpoint(compact=name == "compact")
                 board.sync(lane, acknowledged)
+            self._name_files(store)
             if number == stops_after:
                 os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _name_files(self, store: WalPersistence) -> None:
+        if store._store is not None:
+            self._board.name(store._store._log.live.base_lsn, store._store._compactor.snapshot_lsn)
 
     def _record_unit(self, store: WalPersistence, name: str, unit: Unit) -> None:
         if name == "many":

@@ -80,7 +80,7 @@ def _remove_the_log_first(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("plant", [_keep_events_back, _halve_batches, _forget_the_last_event, _remove_the_log_first])
 def test_a_store_with_a_bug_is_found(plant: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
-    tally = kill.run(60.0, 1)
+    tally = kill.run(120.0, 1)
     assert len(tally.failures) == 1
     (kept,) = tmp_path.iterdir()
     assert str(kept) in tally.failures[0]
