@@ -1,8 +1,9 @@
 """Kills a writing process (SIGKILL) at random instants, over and over, on one and the same store.
 
-``python -m fuzz.kill --seconds 600``. What is left after each kill must be the fold of a prefix
-of what was recorded, and hold all that was acknowledged at a level that survives the death of the process; the next
-life goes on from there, at another level. Everything but the timing follows from the seed.
+``python -m fuzz.kill --seconds 600``; with ``TMPDIR`` on a tmpfs it gets around more often. What is left after each
+kill must be the fold of a prefix of what was recorded, and hold all that was acknowledged at a level that survives the
+death of the process; the next life goes on from there, at another level. Everything but the timing follows from the
+seed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ __all__ = ["run"]
 
 _DELAY_MIN_S: Final = 0.0002
 _DELAY_MAX_S: Final = 0.05
-"""Between these a kill comes, at any order of magnitude as often: recovery takes a millisecond or two."""
+"""Between these a kill comes after the fork, or after the opening, at any order of magnitude as often."""
+_OPENS_S: Final = 1.0
+"""How long an opening is waited for. On a busy machine it may take longer than all of the delays."""
+_POLL_S: Final = 0.0002
 
 
 def run(seconds: float, seed: int) -> Tally:
@@ -73,12 +77,19 @@ class _Victim:
                 writer = Writer(self._directory, plan, self._board)
                 # Of rivals, whoever comes second finds what the first one has done by then.
                 children.append(fork(writer, None if rivals else expected, self._complaint))
+            if choice.random() < 0.7:
+                self._wait_until_opened()
             for child in children:
-                _sleep(choice)
+                time.sleep(_DELAY_MIN_S * (_DELAY_MAX_S / _DELAY_MIN_S) ** choice.random())
                 os.kill(child, signal.SIGKILL)
         finally:
             statuses = [_reap(child) for child in children]
         return self._judge(plans, statuses)
+
+    def _wait_until_opened(self) -> None:
+        deadline = Deadline(_OPENS_S)
+        while not self._board.opened and not deadline.passed():
+            time.sleep(_POLL_S)
 
     def _judge(self, plans: list[Plan], statuses: list[int]) -> str:
         if self._complaint.exists():
@@ -92,10 +103,6 @@ class _Victim:
         except Exception as error:  # noqa: BLE001  # Whatever a reader raises here is what this harness looks for.
             return f"reading raised {type(error).__name__}: {error}"
         return self._past.check(found, power=False)
-
-
-def _sleep(choice: random.Random) -> None:
-    time.sleep(_DELAY_MIN_S * (_DELAY_MAX_S / _DELAY_MIN_S) ** choice.random())
 
 
 def _reap(child: int) -> int:
