@@ -1,0 +1,239 @@
+"""Defects of compaction: snapshots that are not what they say, and logs that go before the snapshot is there."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+
+from fuzz.defects.planting import defect, swap
+from walstore.engine import compactor, merge, survey
+from walstore.engine.compactor import Compactor
+from walstore.engine.segment import FrameReader
+from walstore.engine.snapshot import Snapshot
+from walstore.engine.survey import Files
+from walstore.engine.view import View
+from walstore.errors import CorruptionError
+from walstore.format.filenames import parse_segment, parse_snapshot
+from walstore.format.index import IndexEntry, Trailer
+from walstore.format.layout import HEADER_BYTES, FrameKind
+from walstore.fs.api import File, FileSystem
+from walstore.model.events import EventForm
+from walstore.model.records import JobState
+
+__all__: list[str] = []
+
+JobCompactor = Compactor[EventForm, JobState]
+JobSnapshot = Snapshot[EventForm, JobState]
+JobView = View[EventForm, JobState]
+
+
+@defect("simulate", "small_worlds")
+def log_deleted_before_the_snapshot_is_durable() -> None:
+    """The log below a snapshot is removed before the snapshot is on the device."""
+
+    def create(fs: FileSystem, directory: str, name: str, temporary: str, fill: Callable[[File], None]) -> File:
+        file = fs.create(f"{directory}/{temporary}")
+        fill(file)
+        fs.rename(f"{directory}/{temporary}", f"{directory}/{name}")
+        lsn = parse_snapshot(name)
+        for other in fs.list_directory(directory):
+            segment = parse_segment(other)
+            if segment is not None and lsn is not None and segment.base_lsn < lsn:
+                fs.unlink(f"{directory}/{other}")
+        fs.sync_directory(directory)
+        file.sync()
+        return file
+
+    swap(compactor, "create_atomically", create)
+
+
+@defect("simulate", "small_worlds")
+def snapshot_renamed_before_its_sync() -> None:
+    """A snapshot gets its name before its bytes are on the device (the empty files of early ext4)."""
+
+    def create(fs: FileSystem, directory: str, name: str, temporary: str, fill: Callable[[File], None]) -> File:
+        file = fs.create(f"{directory}/{temporary}")
+        fill(file)
+        fs.rename(f"{directory}/{temporary}", f"{directory}/{name}")
+        fs.sync_directory(directory)
+        file.sync()
+        return file
+
+    swap(compactor, "create_atomically", create)
+
+
+@defect("simulate", "small_worlds")
+def snapshot_written_in_place() -> None:
+    """A snapshot is written under its own name, so a crash leaves half of one."""
+
+    def create(fs: FileSystem, directory: str, name: str, temporary: str, fill: Callable[[File], None]) -> File:
+        del temporary
+        file = fs.create(f"{directory}/{name}")
+        fill(file)
+        file.sync()
+        fs.sync_directory(directory)
+        return file
+
+    swap(compactor, "create_atomically", create)
+
+
+@defect("damage", "small_worlds")
+def snapshot_without_footer_accepted() -> None:
+    """A snapshot that was cut short is read as far as it goes, instead of being refused for its missing trailer."""
+    read_trailer = Snapshot._read_trailer
+    read_index = Snapshot._read_index
+
+    def entries(self: JobSnapshot) -> list[IndexEntry]:
+        found = []
+        for offset, frame in FrameReader(self._file, self.header.nonce, HEADER_BYTES, self.length):
+            if frame.kind is FrameKind.RECORDS:
+                records = self._codec.decode_records(frame.payload)
+                found.append(IndexEntry(records[0][0], offset, len(records)))
+        return found
+
+    def trailer(self: JobSnapshot) -> Trailer:
+        try:
+            return read_trailer(self)
+        except CorruptionError:
+            found = entries(self)
+            reader = FrameReader(self._file, self.header.nonce, HEADER_BYTES, self.length)
+            end = HEADER_BYTES
+            for _, frame in reader:
+                end = reader.position if frame.kind is FrameKind.RECORDS else end
+            return Trailer(end, sum(entry.records for entry in found), len(found))
+
+    def index(self: JobSnapshot) -> list[IndexEntry]:
+        try:
+            return read_index(self)
+        except CorruptionError:
+            return entries(self)
+
+    swap(Snapshot, "_read_trailer", trailer)
+    swap(Snapshot, "_read_index", index)
+
+
+@defect("damage")
+def snapshot_that_does_not_verify_ignored() -> None:
+    """A damaged snapshot is passed over as if there were none."""
+    open_snapshot = survey._open_snapshot
+
+    def fall_back(
+        fs: FileSystem,
+        directory: str,
+        plug: object,
+        snapshots: dict[str, int],
+        files: Files[EventForm, JobState],
+    ) -> int:
+        try:
+            return open_snapshot(fs, directory, plug, snapshots, files)  # type: ignore[arg-type]
+        except CorruptionError:
+            # The log is taken from where it happens to begin.
+            bases = [parsed.base_lsn for name in fs.list_directory(directory) if (parsed := parse_segment(name))]
+            return min(bases)
+
+    swap(survey, "_open_snapshot", fall_back)
+
+
+@defect("simulate", "small_worlds")
+def temporary_file_taken_for_a_snapshot() -> None:
+    """A snapshot that was never finished counts, since only the beginning of its name is looked at."""
+    swap(survey, "parse_snapshot", lambda name: parse_snapshot(f"{name[:25]}.snap"))
+
+
+@defect("simulate", "small_worlds")
+def oldest_snapshot_wins() -> None:
+    """Of two snapshots the older one counts, and the log between them may be gone already."""
+    open_snapshot = survey._open_snapshot
+
+    def oldest(
+        fs: FileSystem,
+        directory: str,
+        plug: object,
+        snapshots: dict[str, int],
+        files: Files[EventForm, JobState],
+    ) -> int:
+        files.stale += [name for name in snapshots if name != min(snapshots)]
+        return open_snapshot(fs, directory, plug, {name: snapshots[name] for name in sorted(snapshots)[:1]}, files)  # type: ignore[arg-type]
+
+    swap(survey, "_open_snapshot", oldest)
+
+
+class _Shorter(View[EventForm, JobState]):
+    """A view without its last frame of events."""
+
+    def frames(self) -> Iterator[tuple[int, Sequence[EventForm]]]:
+        before: tuple[int, Sequence[EventForm]] | None = None
+        for frame in super().frames():
+            if before is not None:
+                yield before
+            before = frame
+
+
+@defect("simulate", "small_worlds")
+def snapshot_covers_one_frame_less() -> None:
+    """A snapshot says that it covers the log up to where the next segment begins, and lacks the last frame below."""
+    open_view = Compactor._open_view
+
+    def shorter(self: JobCompactor, end_lsn: int) -> JobView:
+        view = open_view(self, end_lsn)
+        return _Shorter(view._files, end_lsn, self._plug, before_frame=self._raise_if_abandoned)
+
+    swap(Compactor, "_open_view", shorter)
+
+
+@defect("simulate", "small_worlds")
+def snapshot_covers_more_than_it_says() -> None:
+    """A snapshot holds a segment more than it says that it covers, so the events of that are applied twice."""
+    write = Compactor._write
+
+    def lower(self: JobCompactor, view: JobView, lsn: int) -> int:
+        last = view._files.chain
+        below = [link.base_lsn for link in last if self.snapshot_lsn < link.base_lsn < lsn]
+        return write(self, view, max(below, default=lsn))
+
+    swap(Compactor, "_write", lower)
+
+
+@defect("simulate", "small_worlds")
+def partition_off_by_one() -> None:
+    """The first key of a partition is dealt out to the one before, where its record is not."""
+    swap(merge, "bisect_right", bisect_left)
+
+
+@defect("simulate", "small_worlds")
+def spilled_events_of_a_partition_read_once_too_few() -> None:
+    """Of the events that were spilled for a partition the last batch is not folded."""
+    read = merge.FileSpill.read
+
+    def short(self: merge.FileSpill, partition: int) -> Iterator[bytes]:
+        payloads = list(read(self, partition))
+        return iter(payloads[:-1] if len(payloads) > 1 else payloads)
+
+    swap(merge.FileSpill, "read", short)
+
+
+@defect("simulate", "small_worlds")
+def cancellation_lost_in_a_merge() -> None:
+    """A job that was cancelled after a snapshot is in the next one again, for want of a tombstone (LSM trees)."""
+    merged = merge.merged
+
+    def without_tombstones(view: JobView, memory_bytes: int, spill: merge.Spill) -> Iterator[tuple[str, JobState]]:
+        states = dict(view.records()) | dict(merged(view, memory_bytes, spill))
+        yield from sorted(states.items())
+
+    swap(compactor, "merged", without_tombstones)
+
+
+@defect("threads")
+def orphaned_merge_publishes() -> None:
+    """A compaction goes on after the store was closed, and changes files that belong to the next opening by then."""
+
+    def leave(self: JobCompactor) -> None:
+        self._finished = True
+
+    def go_on(self: JobCompactor) -> None:
+        del self
+
+    swap(Compactor, "finish", leave)
+    swap(Compactor, "abandon", leave)
+    swap(Compactor, "_raise_if_abandoned", go_on)

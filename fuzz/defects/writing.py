@@ -1,0 +1,263 @@
+"""Defects of recording: the buffer, the frames, and the change from one segment to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from xxhash import xxh3_64_digest
+
+from fuzz.defects.planting import defect, swap
+from walstore.engine import log
+from walstore.engine import segment as segments
+from walstore.engine.buffer import Buffer
+from walstore.engine.log import Head, Log
+from walstore.engine.segment import Segment
+from walstore.engine.store import Store
+from walstore.errors import storage_error, storage_errors
+from walstore.format import frame as framing
+from walstore.format.filenames import parse_segment
+from walstore.format.frame import Frame, NeedMore, encode_frame
+from walstore.format.layout import HEADER_BYTES, FrameKind, Header
+from walstore.fs.api import File, FileSystem
+from walstore.fs.os_append import PwriteAppender
+from walstore.model.events import EventForm
+from walstore.model.records import JobState
+
+__all__: list[str] = []
+
+JobBuffer = Buffer[EventForm, JobState]
+JobStore = Store[EventForm, JobState]
+
+
+@defect("simulate", "small_worlds")
+def half_a_record_many() -> None:
+    """The events of one ``record_many`` get a frame each, so a crash keeps some of them."""
+    record_batch = Store.record_batch
+
+    def one_by_one(self: JobStore, events: Sequence[EventForm]) -> None:
+        for event in events:
+            record_batch(self, [event])
+
+    swap(Store, "record_batch", one_by_one)
+
+
+@defect("simulate", "threads")
+def event_recorded_by_a_call_that_raised() -> None:
+    """An event goes into a full buffer before the call finds that it can't be drained, and raises."""
+
+    def add(self: JobBuffer, event: EventForm) -> None:
+        self._sink.append(event)
+        if len(self._items) > self._events_max:
+            self._keeper.call(self.drain)
+
+    swap(Buffer, "add", add)
+
+
+@defect("simulate", "threads")
+def buffer_emptied_before_it_is_written() -> None:
+    """Draining takes the events out of the buffer first, and loses them when the disk is full."""
+
+    def drain(self: JobBuffer) -> None:
+        batch = self._items[:]
+        del self._items[: len(batch)]
+        if batch:
+            self._log.append(FrameKind.EVENTS, self._codec.encode_events(batch))
+
+    swap(Buffer, "drain", drain)
+
+
+@defect("threads")
+def list_swapped_while_another_thread_appends() -> None:
+    """Draining puts a new list in the place of the buffer, and who had looked up the old one appends to that."""
+
+    def add(self: JobBuffer, event: EventForm) -> None:
+        sink = self._sink
+        if len(self._items) >= self._events_max:
+            self._keeper.call(self.drain)
+            sink = self._sink
+        sink.append(event)
+
+    def drain(self: JobBuffer) -> None:
+        batch, self._items = self._items, []
+        if self._sink is batch:
+            self._sink = self._items
+        if batch:
+            self._log.append(FrameKind.EVENTS, self._codec.encode_events(batch))
+
+    swap(Buffer, "add", add)
+    swap(Buffer, "drain", drain)
+
+
+@defect("simulate", "small_worlds")
+def events_swapped_in_a_drain() -> None:
+    """A drain writes the newest event first."""
+
+    def drain(self: JobBuffer) -> None:
+        count = len(self._items)
+        if count:
+            self._log.append(FrameKind.EVENTS, self._codec.encode_events(self._items[count - 1 :: -1]))
+            del self._items[:count]
+
+    swap(Buffer, "drain", drain)
+
+
+@defect("simulate", "threads")
+def last_event_of_a_batch_dropped_at_rotation() -> None:
+    """A drain that meets the end of a segment leaves its last event out when it writes to the next one."""
+
+    def drain(self: JobBuffer) -> None:
+        count = len(self._items)
+        if not count:
+            return
+        write, seed = self._log.head
+        try:
+            write(encode_frame(FrameKind.EVENTS, self._codec.encode_events(self._items[:count]), seed))
+        except ValueError:
+            self._log.append(FrameKind.EVENTS, self._codec.encode_events(self._items[: max(count - 1, 1)]))
+        del self._items[:count]
+
+    swap(Buffer, "drain", drain)
+
+
+@defect("threads")
+def write_method_and_seed_read_apart() -> None:
+    """A rotation between reading the seed and reading where to write gives the next segment a frame of the old seed."""
+
+    def append(self: Log, kind: FrameKind, payload: bytes) -> None:
+        while True:
+            frame = encode_frame(kind, payload, self.head[1])
+            head = self.head
+            try:
+                head[0](frame)
+            except ValueError:
+                self._keeper.call(partial(self._rotate, head, len(payload)))
+            except OSError as error:
+                raise storage_error(error, f"writing to {self.live.path}") from error
+            else:
+                return
+
+    swap(Log, "append", append)
+
+
+@defect("threads")
+def racing_append_left_behind_the_seal() -> None:
+    """Sealing takes the position that it saw for the end, though a write had raced with it: that one is cut off."""
+
+    def seal(self: Segment) -> None:
+        if not self.end:
+            self.block()
+            self.end = self._sealed_from
+
+    swap(Segment, "seal", seal)
+
+
+@defect("simulate", "small_worlds")
+def finished_segment_cut_before_its_successor_exists() -> None:
+    """A rotation cuts the old segment first, so a crash leaves a log that looks as if its last file were missing."""
+    rotate = Log._rotate
+
+    def cut_first(self: Log, stale: Head, payload_bytes: int) -> None:
+        if self._refusal is None and self.head is stale:
+            with storage_errors(f"cutting {self.live.path}"):
+                self.live.seal()
+                self.live.file.truncate(self.live.end)
+        rotate(self, stale, payload_bytes)
+
+    swap(Log, "_rotate", cut_first)
+
+
+@defect("damage", "small_worlds")
+def finished_segment_not_cut() -> None:
+    """A rotation leaves the old segment at its full length, so nothing tells that a successor ever was."""
+    rotate = Log._rotate
+
+    def leave(self: Log, stale: Head, payload_bytes: int) -> None:
+        old = self.live
+        length = old.file.size()
+        rotate(self, stale, payload_bytes)
+        if self.live is not old:
+            old.file.allocate(length)
+
+    swap(Log, "_rotate", leave)
+
+
+@defect("simulate", "damage")
+def segment_reused() -> None:
+    """A new segment is written over the bytes of an old one (RocksDB's recycled logs, InnoDB's ring)."""
+    create_segment = segments.create_segment
+
+    def recycle(fs: FileSystem, directory: str, header: Header, *fill: Callable[[File], int]) -> Segment:
+        names = [name for name in fs.list_directory(directory) if parse_segment(name)]
+
+        def fill_over(file: File) -> int:
+            start = fill[0](file) if fill else HEADER_BYTES
+            old = fs.open(f"{directory}/{min(names)}")
+            file.write(start, old.read(start, max(0, min(old.size(), header.length) - start)))
+            old.close()
+            return start
+
+        return create_segment(fs, directory, header, fill_over) if names else create_segment(fs, directory, header)
+
+    swap(log, "create_segment", recycle)
+
+
+@defect("damage", "hostile", "salvage")
+def seed_without_the_segment() -> None:
+    """Checksums are not seeded by the segment, so a stale or misdirected block of another one verifies."""
+
+    def digest(data: bytes, seed: int) -> bytes:
+        del seed
+        return xxh3_64_digest(data, 0)
+
+    swap(framing, "xxh3_64_digest", digest)
+
+
+@defect("damage", "hostile", "salvage")
+def checksum_without_the_length() -> None:
+    """The checksum of a frame leaves its length out, so a damaged length is found only by what it leads to."""
+
+    def digest(data: bytes, seed: int) -> bytes:
+        return xxh3_64_digest(data[4:], seed)
+
+    swap(framing, "xxh3_64_digest", digest)
+
+
+@defect("damage", "hostile")
+def checksum_of_the_first_bytes_only() -> None:
+    """The checksum covers the beginning of a long frame only, to be fast."""
+
+    def digest(data: bytes, seed: int) -> bytes:
+        return xxh3_64_digest(data[:32], seed)
+
+    swap(framing, "xxh3_64_digest", digest)
+
+
+@defect("simulate", "small_worlds")
+def off_by_one_at_a_segment_boundary() -> None:
+    """A frame that ends exactly where its segment does is taken for one that does not fit."""
+    decode_frame = framing.decode_frame
+
+    def strict(data: bytes, offset: int, seed: int, room: int) -> Frame | NeedMore:
+        return decode_frame(data, offset, seed, room - 1)
+
+    swap(segments, "decode_frame", strict)
+
+
+@defect("threads", "powercut")
+def partial_write_left_in_place() -> None:
+    """What a failed ``pwrite`` has written of a frame stays, and a shorter one is written over it."""
+
+    def write(self: PwriteAppender, data: bytes) -> None:
+        if len(data) > self._end - self._position:
+            raise ValueError("the segment is full or sealed")
+        self._file.write(self._position, data)
+        self._position += len(data)
+
+    swap(PwriteAppender, "write", write)
+
+
+@defect("simulate")
+def partial_watermark_left_in_place() -> None:
+    """What a failed write has left behind a sealed segment is not cleared before the next one."""
+    swap(segments, "is_zero", lambda _file, _start, _end: True)
