@@ -86,8 +86,8 @@ class StorageFullError(StorageError):
 class CorruptionError(SchedulerPersistenceError):
     """Bytes that were acknowledged as durable are damaged or missing. Nothing was changed and nothing is guessed.
 
-    ``path`` is the file, ``offset`` the byte in it where reading failed, and ``lsn`` the same place in the log
-    (None where the damage is not in the log).
+    ``what`` is the damage, ``path`` the file, ``offset`` the byte in it where reading failed, and ``lsn`` the same
+    place in the log (None where the damage is not in the log).
     """
 
     def __init__(self, what: str, *, path: str, offset: int | None = None, lsn: int | None = None) -> None:
@@ -98,8 +98,10 @@ class CorruptionError(SchedulerPersistenceError):
             place += f" (LSN {lsn})"
         super().__init__(
             f"{what}: {place}. The store was not changed. Copy the whole directory before anything else, check the "
-            "device, and restore from a copy; a device that lies about flushes looks the same."
+            "device, and restore from a copy; without one, `walstore salvage` makes a new store of what still "
+            "verifies. A device that lies about flushes looks the same."
         )
+        self.what = what
         self.path = path
         self.offset = offset
         self.lsn = lsn

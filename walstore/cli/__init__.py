@@ -23,6 +23,7 @@ _COMMANDS = {
     "verify": "read everything in a store and name the first damaged place; changes nothing",
     "dump": "print events or records as JSON lines; changes nothing",
     "checkpoint": "recover a store that nobody has open, and compact its log into a snapshot",
+    "salvage": "make a new store of what still verifies in a damaged one, and name the rest; changes nothing in SRC",
 }
 _WITH_ARGUMENTS = {"demo", "dump"}
 """Commands whose modules add arguments of their own."""
@@ -76,7 +77,11 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
         described = summary[0].upper() + summary[1:] + "."
         subparser = commands.add_parser(name, help=summary, description=described, allow_abbrev=False)
         if name != "demo":
-            subparser.add_argument("path", type=_path, metavar="PATH", help="the directory of the store")
+            metavar = "SRC" if name == "salvage" else "PATH"
+            subparser.add_argument("path", type=_path, metavar=metavar, help="the directory of the store")
+        if name == "salvage":
+            what = "where to make the new store: a directory that does not exist yet, or is empty"
+            subparser.add_argument("target", type=_path, metavar="DST", help=what)
         if name != "dump":
             subparser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
         if name == command and name in _WITH_ARGUMENTS:

@@ -18,7 +18,7 @@ from walstore.format.layout import FileKind
 from walstore.fs.api import FileSystem, Lock
 from walstore.options import WalOptions
 
-__all__ = ["Opened", "open_for_reading", "open_for_writing"]
+__all__ = ["Opened", "describe_holder", "find_directory", "open_for_reading", "open_for_writing", "sign_lock"]
 
 _LOCK_BYTES: Final = 256
 _READ_ATTEMPTS: Final = 1000
@@ -69,10 +69,13 @@ def open_for_writing(
     fs.check(directory)
     started_ns = environment.monotonic_ns()
     with storage_errors(f"opening the store {directory}"):
-        _find_directory(fs, directory, create=create)
+        find_directory(fs, directory, create=create)
         lock = fs.lock(f"{directory}/{LOCK_NAME}")
         if lock is None:
-            raise StoreLockedError(_describe_holder(fs, directory))
+            raise StoreLockedError(
+                f"{directory} is open for writing in {describe_holder(fs, directory)}. Close it there, or open it here "
+                "with read_only=True."
+            )
         try:
             opening = _Opening(environment, directory, plug, options, progress, lock)
             return opening.run(started_ns, create=create)
@@ -94,7 +97,7 @@ def open_for_reading(
     started_ns = environment.monotonic_ns()
     with storage_errors(f"reading the store {directory}"):
         for _ in range(_READ_ATTEMPTS):
-            names = _find_directory(fs, directory, create=False)
+            names = find_directory(fs, directory, create=False)
             found = _read_once(environment, directory, plug, progress, names)
             if found is not None:
                 files, end_lsn, situation, events, torn_bytes = found
@@ -171,7 +174,7 @@ class _Opening(Generic[EventT, StateT]):
             finally:
                 files.close()
         try:
-            self._sign_lock()
+            sign_lock(self._environment, self._lock)
         except BaseException:
             opened.live.file.close()
             raise
@@ -225,13 +228,14 @@ class _Opening(Generic[EventT, StateT]):
     def _nonce(self) -> int:
         return int.from_bytes(self._environment.random_bytes(8), "big")
 
-    def _sign_lock(self) -> None:
-        """Write who holds the lock. A LOCK that is not empty also says, for ever, that there was a segment."""
-        content = json.dumps({**self._environment.holder(), "since_ns": self._environment.wall_ns()})
-        self._lock.write(content.encode()[:_LOCK_BYTES].ljust(_LOCK_BYTES))
+
+def sign_lock(environment: Environment, lock: Lock) -> None:
+    """Write who holds the lock. A LOCK that is not empty also says, for ever, that there was a segment."""
+    content = json.dumps({**environment.holder(), "since_ns": environment.wall_ns()})
+    lock.write(content.encode()[:_LOCK_BYTES].ljust(_LOCK_BYTES))
 
 
-def _find_directory(fs: FileSystem, directory: str, *, create: bool) -> list[str]:
+def find_directory(fs: FileSystem, directory: str, *, create: bool) -> list[str]:
     """Return the names in the directory of a store; create it where asked to. Raises ``StoreNotFoundError``."""
     try:
         names = fs.list_directory(directory)
@@ -279,12 +283,11 @@ def _was_created(fs: FileSystem, directory: str, names: list[str]) -> bool:
     return LOCK_NAME in names and bool(fs.read_small(f"{directory}/{LOCK_NAME}"))
 
 
-def _describe_holder(fs: FileSystem, directory: str) -> str:
-    holder = "another process"
+def describe_holder(fs: FileSystem, directory: str) -> str:
+    """Return who has the store open for writing, as LOCK says."""
     try:
         content = json.loads(fs.read_small(f"{directory}/{LOCK_NAME}"))
         since = datetime.fromtimestamp(content["since_ns"] // 1_000_000_000, UTC)
-        holder = f"process {content['pid']} on {content['host']}, since {since:%Y-%m-%d %H:%M:%S} UTC"
+        return f"process {content['pid']} on {content['host']}, since {since:%Y-%m-%d %H:%M:%S} UTC"
     except (ValueError, KeyError, TypeError, OverflowError):
-        holder = "another process, which has not said which"
-    return f"{directory} is open for writing in {holder}. Close it there, or open it here with read_only=True."
+        return "another process, which has not said which"

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 __all__ = [
     "LOCK_NAME",
+    "UNFINISHED_NAME",
     "SegmentName",
     "is_temporary",
     "is_torn",
@@ -19,6 +20,8 @@ __all__ = [
 ]
 
 LOCK_NAME: Final = "LOCK"
+UNFINISHED_NAME: Final = "UNFINISHED"
+"""Lies in the directory of a store that is made from another one, until it is whole: it can't be opened so."""
 _TEMPORARY_SUFFIX: Final = ".tmp"
 _SEGMENT: Final = re.compile(r"log-([0-9a-f]{16})-([0-9a-f]{8}|[1-9a-f][0-9a-f]{8,15})\.wal", re.ASCII)
 _SNAPSHOT: Final = re.compile(r"snapshot-([0-9a-f]{16})\.snap", re.ASCII)

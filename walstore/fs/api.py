@@ -147,6 +147,10 @@ class FileSystem(Protocol):
         """Open (creating it when missing) and lock a file; None when it is locked elsewhere."""
         ...
 
+    def lock_shared(self, path: str) -> Lock | None:
+        """Lock an existing file together with others who do so, without writing; None when ``lock`` holds it."""
+        ...
+
     def read_small(self, path: str) -> bytes:
         """Return the first 4 KiB of a file without taking any lock: for naming the holder of one."""
         ...

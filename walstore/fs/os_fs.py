@@ -90,16 +90,11 @@ class OsFileSystem:
 
     def lock(self, path: str) -> Lock | None:
         """Lock a file with ``flock``, creating it when missing; None when it is locked elsewhere."""
-        descriptor = _open_regular(path, os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return _OsLock(descriptor)
+        return _flock(_open_regular(path, os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX)
+
+    def lock_shared(self, path: str) -> Lock | None:
+        """Lock a file with a shared ``flock``, which needs no permission to write; None when it is locked elsewhere."""
+        return _flock(_open_regular(path, os.O_RDONLY), fcntl.LOCK_SH)
 
     def read_small(self, path: str) -> bytes:
         """Return the first 4 KiB of a file."""
@@ -195,6 +190,18 @@ class _OsLock:
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
+
+
+def _flock(descriptor: int, kind: int) -> Lock | None:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return _OsLock(descriptor)
 
 
 def _open_regular(path: str, flags: int) -> int:

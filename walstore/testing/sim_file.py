@@ -186,10 +186,10 @@ class SimFile(File):
 
 
 class SimLock(Lock):
-    """A lock, exclusive within its world. An abandoned one stays locked until the world ends."""
+    """A lock within its world; ``locked`` holds a node for each. An abandoned one stays until the world ends."""
 
     def __init__(
-        self, world: SimWorld, path: str, node: FileNode, locked: set[FileNode], find: Callable[[str], object]
+        self, world: SimWorld, path: str, node: FileNode, locked: list[FileNode], find: Callable[[str], object]
     ) -> None:
         self._world = world
         self._path = path
@@ -222,7 +222,7 @@ class SimLock(Lock):
         with self._world._mutex:
             if not self._closed:
                 self._close()
-                self._locked.discard(self._node)
+                self._locked.remove(self._node)
 
     def abandon(self) -> None:
         with self._world._mutex:

@@ -55,7 +55,8 @@ class SimFileSystem(SimWorld, FileSystem):
         super().__init__(seed)
         self.unsupported: str | None = None
         self._boot_id = self._random.randbytes(16)
-        self._locked: set[FileNode] = set()
+        self._locked: list[FileNode] = []
+        self._shared: list[FileNode] = []
 
     def power_loss(self, choice: random.Random | None = None) -> SimFileSystem:
         """End this world and return what the machine finds when the power is back, under a new boot id.
@@ -164,10 +165,20 @@ class SimFileSystem(SimWorld, FileSystem):
             if self._look_up(path)[2] is None:
                 self._add(path, FileNode())
             node = self._file(path)
+            if node in self._locked or node in self._shared:
+                return None
+            self._locked.append(node)
+            return SimLock(self, path, node, self._locked, self._find)
+
+    def lock_shared(self, path: str) -> Lock | None:
+        path = _normal(path)
+        with self._mutex:
+            self._look(("lock_shared", path))
+            node = self._file(path)
             if node in self._locked:
                 return None
-            self._locked.add(node)
-            return SimLock(self, path, node, self._locked, self._find)
+            self._shared.append(node)
+            return SimLock(self, path, node, self._shared, self._find)
 
     def read_small(self, path: str) -> bytes:
         path = _normal(path)

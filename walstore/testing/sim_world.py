@@ -20,6 +20,7 @@ Operation = Literal[
     "list_directory",
     "lock",
     "lock_read",
+    "lock_shared",
     "lock_write",
     "make_directory",
     "open",
