@@ -77,6 +77,14 @@ def test_every_json_key_is_documented(command: str, store: Path, capsys: Capture
     assert [key for key in sorted(found) if f"`{key}`" not in SECTIONS[command]] == []
 
 
+def test_every_json_key_of_salvage_is_documented(store: Path, capsys: Capture) -> None:
+    segment = max(store.glob("log-*.wal"))
+    segment.write_bytes(segment.read_bytes()[:-8])
+    assert main(["salvage", "--json", str(store), str(store.parent / "new")]) == 1
+    found = set(keys(json.loads(capsys.readouterr().out))) - {"Pending", "Running", "Idle", "FailedRetrying"}
+    assert [key for key in sorted(found) if f"`{key}`" not in SECTIONS["salvage"]] == []
+
+
 @pytest.fixture
 def damaged(store: Path, flip: Callable[[Path, int], None]) -> None:
     """A copy of the store, in which an event is damaged."""

@@ -134,6 +134,9 @@ def check_salvage(world: World, layout: Layout) -> Salvaged[JobState] | None:
 
 def _is_told(frame: _Frame, layout: Layout, found: Salvaged[JobState], files: dict[str, bytes]) -> bool:
     if parse_segment(frame.name):
+        if frame.name not in files and any(gap.loses == "events" and gap.to_lsn is None for gap in found.gaps):
+            # The last segment is missing, and where it began is not known.
+            return True
         start, stop = layout.lsn(frame), layout.lsn(frame) + frame.stop - frame.start
         return any(
             gap.from_lsn is not None and gap.from_lsn < stop and (gap.to_lsn is None or gap.to_lsn > start)
@@ -145,7 +148,7 @@ def _is_told(frame: _Frame, layout: Layout, found: Salvaged[JobState], files: di
         gap.path == f"{DIRECTORY}/{frame.name}"
         and gap.offset is not None
         and gap.offset < frame.stop
-        and (gap.length is None or gap.offset + gap.length > frame.start)
+        and (gap.length is None or gap.offset == 0 or gap.offset + gap.length > frame.start)
         for gap in found.gaps
     )
 

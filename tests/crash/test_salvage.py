@@ -18,8 +18,8 @@ def flip_every_bit(world: World) -> Iterator[None]:
     for name, content in contents(world.fs).items():
         data = _node(world, name).data
         for position in range(len(content)):
-            # A checksum has no favourites among the bits of a byte, except that lengths and versions have.
-            for bit in range(8) if position < 512 else (position % 8,):
+            # Where a bit says how long something is, or which version, all eight; elsewhere one is like another.
+            for bit in range(8) if position < 256 else (position % 8,):
                 data[position] ^= 1 << bit
                 yield
                 data[position] ^= 1 << bit

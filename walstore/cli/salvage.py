@@ -97,7 +97,8 @@ def _show(target: str, found: Salvaged[JobState], jobs: dict[str, int], out: Out
         out.line("- any job may be older than it was, or not be there: its last events may lie in a gap;")
         out.line("- a job that was cancelled in a gap is back;")
         out.line("- a job that was scheduled in a gap has its schedule of before, or none (Manual);")
-        out.line(f"- of the {plural(running, 'job')} that are Running, some may have ended.")
+        if running:
+            out.line(f"- a run may have ended in a gap: {plural(running, 'job')} came out as Running.")
     if any(gap.loses == "records" for gap in found.gaps):
         out.line("Records in a gap are lost: those jobs are not there, or only as far as events behind the gap tell.")
 
