@@ -2,9 +2,10 @@
 
 Exhaustive at the granularity of sectors: each sector has any content that it had since the file's last sync, each file
 any length, and each subset of the changes of names happened in which those of the same name keep their order. Beside
-these, torn sectors: one at a time, cut at the places that matter to a frame. Where the product of what the files of a
-directory may hold is larger than ``STATES_MAX``, only what deviates in at most two files from "nothing was lost" or
-from "all was lost" is listed, and the listing says so.
+these, torn sectors: one at a time, cut at the places that matter to a frame, while the other sectors of its file, and
+the other files, are all lost or all kept. Where what the sectors of a file, or the files of a disk, may hold has more
+than ``STATES_MAX`` combinations, only those are listed that deviate in at most two of them from "nothing was lost" or
+from "all was lost", and the listing says so.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, product
 from math import prod
-from typing import Final
+from typing import Final, TypeVar
 
 from xxhash import xxh3_128_digest
 
@@ -23,6 +24,7 @@ from walstore.testing.sim_disk import SECTOR_BYTES, DirectoryNode, FileNode, _ap
 
 __all__ = ["STATES_MAX", "Content", "Disk", "DiskStates", "disk_of", "power_losses", "tree_of"]
 
+T = TypeVar("T")
 STATES_MAX: Final = 4096
 _MAGIC_OFFSET: Final = 12
 
@@ -47,6 +49,7 @@ class _Choices:
 
     whole: list[Content]
     torn: list[Content]
+    bounded: bool = False
 
 
 @dataclass(slots=True)
@@ -65,26 +68,31 @@ class DiskStates:
                 yield xxh3_128_digest(b"".join(parts)), state
 
     def _of(self, layout: dict[str, _Choices]) -> Iterator[Disk]:
-        names = list(layout)
-        if prod(len(choices.whole) for choices in layout.values()) <= STATES_MAX:
-            for contents in product(*(choices.whole for choices in layout.values())):
-                yield dict(zip(names, contents, strict=True))
-        else:
-            self.bounded = True
-            yield from _deviating(layout)
-        for base in ({name: layout[name].whole[end] for name in names} for end in (0, -1)):
-            for name in names:
-                for content in layout[name].torn:
+        whole = [choices.whole for choices in layout.values()]
+        self.bounded = self.bounded or _is_bounded(whole) or any(choices.bounded for choices in layout.values())
+        for contents in _selections(whole):
+            yield dict(zip(layout, contents, strict=True))
+        for end in (0, -1):
+            base = {name: choices.whole[end] for name, choices in layout.items()}
+            for name, choices in layout.items():
+                for content in choices.torn:
                     yield {**base, name: content}
 
 
-def _deviating(layout: dict[str, _Choices]) -> Iterator[Disk]:
-    for end in (0, -1):
-        base = {name: choices.whole[end] for name, choices in layout.items()}
-        yield base
-        for one, other in combinations(layout, 2):
-            for contents in product(layout[one].whole, layout[other].whole):
-                yield {**base, one: contents[0], other: contents[1]}
+def _is_bounded(options: list[list[T]]) -> bool:
+    return prod(map(len, options)) > STATES_MAX
+
+
+def _selections(options: list[list[T]]) -> Iterator[tuple[T, ...]]:
+    """Yield one of each, in all combinations, or in those that are told in the docstring of this module."""
+    if not _is_bounded(options):
+        yield from product(*options)
+        return
+    for one, other in combinations(range(len(options)), 2):
+        for end in (0, -1):
+            yield from product(
+                *(choices if number in {one, other} else [choices[end]] for number, choices in enumerate(options))
+            )
 
 
 def power_losses(root: DirectoryNode) -> DiskStates:
@@ -135,25 +143,25 @@ def _contents(node: FileNode, *, temporary: bool) -> _Choices:
         kept[sector] = content
     lost = [node.dirty[sector][0] if sector in node.dirty else content for sector, content in enumerate(kept)]
     sizes = list(dict.fromkeys(node.sizes))
-    if temporary:
-        # No recovery opens a file under a temporary name, so the two ends of what it may hold are enough.
-        ends = [b"".join(lost)[: sizes[0]], b"".join(kept)[: sizes[-1]]]
-        return _Choices([_content(data) for data in dict.fromkeys(ends)], [])
     had = [
         _had(node.dirty[sector], content, cuts, sector) if sector in node.dirty else [content]
         for sector, content in enumerate(kept)
     ]
-    if prod(map(len, had)) * len(sizes) > STATES_MAX:
-        raise NotImplementedError(f"{prod(map(len, had))} contents of one file: the worlds are meant to be small")
-    whole = dict.fromkeys(b"".join(sectors)[:size] for size in sizes for sectors in product(*had))
+    ends = [b"".join(lost)[: sizes[0]], b"".join(kept)[: sizes[-1]]]
+    if temporary:
+        # No recovery opens a file under a temporary name, so the two ends of what it may hold are enough.
+        return _Choices([_content(data) for data in dict.fromkeys(ends)], [])
+    whole = dict.fromkeys([ends[0], *(b"".join(sectors)[:size] for sectors in _selections(had) for size in sizes)])
+    del whole[ends[-1]]
+    whole[ends[-1]] = None
     torn: dict[bytes, None] = {}
     for sector in node.dirty:
         for content in _torn(lost[sector], kept[sector], cuts, sector):
             for rest in product(*(_ends(lost[other], kept[other]) for other in range(len(kept)) if other != sector)):
                 data = b"".join([*rest[:sector], content, *rest[sector:]])
                 torn.update((data[:size], None) for size in sizes)
-    # All lost comes first and all kept last by the order of the factors.
-    return _Choices([_content(data) for data in whole], [_content(data) for data in torn if data not in whole])
+    only_torn = [_content(data) for data in torn if data not in whole]
+    return _Choices([_content(data) for data in whole], only_torn, bounded=_is_bounded(had))
 
 
 def _ends(lost: bytes, kept: bytes) -> list[bytes]:

@@ -9,51 +9,30 @@ which it may arise. A recovered store must go on. For short sequences the recove
 
 from __future__ import annotations
 
-import copy
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Final
 
 from fuzz.disk_states import Disk, DiskStates, disk_of, power_losses, tree_of
 from fuzz.harness import Deadline, Tally, main
-from tests.crash.worlds import LEVELS, Operation, World, jobs_of
+from fuzz.sequences import ALPHABET, FIRST_BOOT, Found, Moment, WatchedDisk, frozen, moments, small_world
+from tests.crash.worlds import LEVELS, World, jobs_of
 from walstore.engine.recovery import Situation
-from walstore.model.events import Cancelled, Finished, Scheduled, Started
-from walstore.model.schedule import Periodic
-from walstore.options import Durability, WalOptions
-from walstore.testing.model import NOW_NS, Jobs
+from walstore.errors import StoreNotFoundError
+from walstore.options import Durability
 from walstore.testing.sim_disk import DirectoryNode
-from walstore.testing.sim_fs import SimFileSystem
-from walstore.testing.sim_world import Step
 
-__all__ = ["ALPHABET", "LENGTH", "Counts", "Explorer", "FoundError", "run", "walk"]
+__all__ = ["LENGTH", "Counts", "Explorer", "FoundError", "run", "walk"]
 
-ALPHABET: Final = ("event", "many", "cancel", "sync", "flush", "compact", "tick", "reopen", "kill")
 LENGTH: Final = 4
 """Operations in the longest sequences, behind the creation of the store."""
 _CRASHED_AGAIN: Final = 2
 """Up to this length the recovery is crashed as well."""
-_OPTIONS: Final = WalOptions(
-    segment_bytes_min=1024,
-    segment_bytes_max=1024,
-    buffer_events=2,
-    compaction_ratio=1.5,
-    small_store_bytes=4096,
-)
-"""A second ``many`` needs a second segment."""
-_JOB: Final = "a.b"
-_LONG: Final = "ai.geo." + "tile" * 30
-_WORLD: Final = 1
 _AFTERWARDS: Final = 2
-"""Seeds of the checksums' seeds: no recovery uses those of the store that it finds."""
-_FIRST_BOOT: Final = 1
-"""The kernel under which a sequence runs. Each power loss starts the next one."""
-
-Found = frozenset[tuple[str, object]]
-"""The jobs of a store, to be compared quickly."""
+"""The seed of the checksums' seeds: no recovery uses those of the store that it finds, which have another."""
 
 
 class FoundError(Exception):
@@ -86,35 +65,6 @@ class Counts:
         )
 
 
-@dataclass(slots=True)
-class _Moment:
-    """What may be left where the world ends before a call, or after the last one, and what must be found there."""
-
-    where: str
-    live: tuple[bytes, Disk]
-    lost: DiskStates
-    process: frozenset[Found]
-    """What may be found where only the process dies."""
-    power: frozenset[Found]
-    """What may be found where the power fails."""
-    copy: DirectoryNode | None
-
-
-class _Watched(SimFileSystem):
-    """A disk under a kernel that calls ``before`` before each counted call."""
-
-    def __init__(self, root: DirectoryNode, boot: int) -> None:
-        super().__init__()
-        self._root = root
-        self._boot_id = bytes([boot]) * 16
-        self.before: Callable[[Step], None] | None = None
-
-    def _begin(self, step: Step, before_error: Callable[[bool], None] | None = None) -> None:
-        if self.before is not None:
-            self.before(step)
-        super()._begin(step, before_error)
-
-
 class Explorer:
     """Checks sequences, and remembers every disk that was recovered."""
 
@@ -131,20 +81,20 @@ class Explorer:
         """
         self.counts.sequences += 1
         again = len(sequence) <= self._crashed_again
-        for moment in _moments(level, sequence, copies=again):
+        for moment in moments(level, sequence, copies=again):
             self.counts.moments += 1
             where = f"{level.value}: {' '.join(('create', *sequence))}, {moment.where}"
-            self._check_moment(moment, _FIRST_BOOT, where, level)
+            self._check_moment(moment, FIRST_BOOT, where, level)
             if moment.copy is None:
                 continue
-            self._crash_again(moment.copy, _FIRST_BOOT, moment.power, f"{where}, process", level)
+            self._crash_again(moment.copy, FIRST_BOOT, moment.power, f"{where}, process", level)
             for number, (key, state) in enumerate(moment.lost):
                 if key not in self._recrashed:
                     self._recrashed.add(key)
                     place = f"{where}, power loss {number}"
-                    self._crash_again(tree_of(state), _FIRST_BOOT + 1, moment.power, place, level)
+                    self._crash_again(tree_of(state), FIRST_BOOT + 1, moment.power, place, level)
 
-    def _check_moment(self, moment: _Moment, boot: int, where: str, level: Durability) -> None:
+    def _check_moment(self, moment: Moment, boot: int, where: str, level: Durability) -> None:
         self._check_state(boot, moment.live, moment.process, f"{where}, process", level)
         for number, state in enumerate(moment.lost):
             self._check_state(boot + 1, state, moment.power, f"{where}, power loss {number}", level)
@@ -158,20 +108,24 @@ class Explorer:
         found = self._outcomes.get(key)
         if found is None:
             self.counts.distinct += 1
-            found = self._outcomes[key] = self._recover(_Watched(tree_of(state[1]), boot), where, level)
+            found = self._outcomes[key] = self._recover(WatchedDisk(tree_of(state[1]), boot), where, level)
         if found not in allowed:
             raise FoundError(f"{where}: found {sorted(found)}, allowed are {[sorted(jobs) for jobs in allowed]}")
 
-    def _recover(self, fs: _Watched, where: str, level: Durability) -> Found:
-        """Recover a disk, check that the store goes on, and return what it held."""
-        world = _world(fs, _AFTERWARDS)
+    def _recover(self, fs: WatchedDisk, where: str, level: Durability) -> Found:
+        """Read a disk, recover it, check that both see the same and that the store goes on; return what it held."""
+        world = small_world(fs, _AFTERWARDS)
         try:
+            read = _read(world)
+            assert not fs.calls, f"a reader wrote: {fs.trace}"
             found = _open(world, level)
             assert world.store is not None
+            assert read in {None, found}, f"a reader saw {read}, the writer {found}"
+            assert (read is None) == (world.store.recovery.situation is Situation.CREATED), world.store.recovery
             self.counts.situations[world.store.recovery.situation] += 1
             world.store.record_started("after.crash", 1)
             world.store.sync()
-            expected = _frozen(jobs_of(world.store))
+            expected = frozen(jobs_of(world.store))
             assert len(expected - found) == 1, f"{found} became {expected}"
             world.store.close()
             world.drop()
@@ -188,8 +142,8 @@ class Explorer:
         self, root: DirectoryNode, boot: int, allowed: frozenset[Found], where: str, level: Durability
     ) -> None:
         """Crash the recovery of a disk at each of its calls, and at its end."""
-        fs = _Watched(root, boot)
-        world = _world(fs, _AFTERWARDS)
+        fs = WatchedDisk(root, boot)
+        world = small_world(fs, _AFTERWARDS)
         seen: list[tuple[str, tuple[bytes, Disk], DiskStates]] = []
         fs.before = lambda step: seen.append((f"{step[0]} {step[1]}", disk_of(root), power_losses(root)))
         try:
@@ -199,13 +153,13 @@ class Explorer:
         world.drop()
         # What a power loss left is durable, and can only be found again. The page cache of a dead process may go, until
         # a recovery has returned with it.
-        until = allowed if boot == _FIRST_BOOT else found
+        until = allowed if boot == FIRST_BOOT else found
         for number, (step, live, lost) in enumerate(seen, 1):
             self._check_moment(
-                _Moment("", live, lost, found, until, None), boot, f"{where}, again before call {number}, {step}", level
+                Moment("", live, lost, found, until, None), boot, f"{where}, again before call {number}, {step}", level
             )
         self._check_moment(
-            _Moment("", disk_of(root), power_losses(root), found, found, None),
+            Moment("", disk_of(root), power_losses(root), found, found, None),
             boot,
             f"{where}, again at the end",
             level,
@@ -213,10 +167,15 @@ class Explorer:
         self.counts.moments_again += len(seen) + 1
 
 
-def _world(fs: _Watched, seed: int) -> World:
-    world = World(seed, fs)
-    world.options = _OPTIONS
-    return world
+def _read(world: World) -> Found | None:
+    """Return what a reader sees, None where the creation of the store was never finished."""
+    try:
+        reader = world.read()
+    except StoreNotFoundError:
+        return None
+    seen = frozen(jobs_of(reader))
+    reader.close()
+    return seen
 
 
 def _open(world: World, level: Durability) -> Found:
@@ -225,56 +184,7 @@ def _open(world: World, level: Durability) -> Found:
     assert not report.situation.is_corruption, report
     assert (report.kept_at is not None) == (report.torn_bytes > 0), report
     assert report.torn_bytes == 0 or report.situation is Situation.TORN, report
-    return _frozen(jobs_of(store))
-
-
-def _frozen(jobs: Jobs) -> Found:
-    return frozenset(jobs.items())
-
-
-def _moments(level: Durability, sequence: tuple[str, ...], *, copies: bool) -> list[_Moment]:
-    """Perform a sequence and return the crashes of its last operation."""
-    root = DirectoryNode({"data": DirectoryNode()})
-    world = _world(_Watched(root, _FIRST_BOOT), _WORLD)
-    taken: list[_Moment] = []
-
-    def look(step: Step | None) -> None:
-        history = world.history
-        where = "at the end" if step is None else f"before call {len(taken) + 1}, {step[0]} {step[1]}"
-        states = [_frozen(jobs) for jobs in history.states]
-        process, power = (frozenset(states[floor:]) for floor in (history.process_floor, history.power_floor))
-        copied = copy.deepcopy(root) if copies else None
-        taken.append(_Moment(where, disk_of(root), power_losses(root), process, power, copied))
-
-    for number, name in enumerate(operations := ("create", *sequence)):
-        _perform(world, level, name, number, look if number == len(operations) - 1 else None)
-    look(None)
-    world.drop()
-    return taken
-
-
-def _perform(world: World, level: Durability, name: str, number: int, look: Callable[[Step], None] | None) -> None:
-    at_ns = NOW_NS + number
-    if name == "kill":
-        world.drop()
-        world.fs = _Watched(world.fs._root, _FIRST_BOOT)
-    assert isinstance(world.fs, _Watched)
-    world.fs.before = look
-    match name:
-        case "create" | "kill":
-            world.recover(level)
-        case "reopen":
-            world.close()
-            world.recover(level)
-        case "event":
-            world.perform(Operation(name, (Started(_JOB, at_ns),)))
-        case "cancel":
-            world.perform(Operation("event", (Cancelled(_JOB),)))
-        case "many":
-            schedule = Scheduled(_LONG, Periodic(every_ns=5), at_ns)
-            world.perform(Operation(name, (schedule, Started(_LONG, at_ns), Finished(_JOB, at_ns, False))))
-        case _:
-            world.perform(Operation(name))
+    return frozen(jobs_of(store))
 
 
 def walk(seed: int) -> Iterator[tuple[Durability, tuple[str, ...]]]:

@@ -7,7 +7,8 @@ from itertools import product
 import pytest
 
 from fuzz.disk_states import power_losses
-from fuzz.small_worlds import ALPHABET, Explorer, FoundError
+from fuzz.sequences import ALPHABET
+from fuzz.small_worlds import Explorer, FoundError
 from tests.crash.worlds import LEVELS
 from walstore.engine.recovery import Situation
 from walstore.options import Durability

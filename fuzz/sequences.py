@@ -1,0 +1,131 @@
+"""The small worlds: a tiny store, an alphabet of operations, and all that a crash in the last one may leave."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from fuzz.disk_states import Disk, DiskStates, disk_of, power_losses
+from tests.crash.worlds import Operation, World
+from walstore.model.events import Cancelled, Scheduled, Started
+from walstore.model.schedule import Periodic
+from walstore.options import Durability, WalOptions
+from walstore.testing.model import NOW_NS, Jobs
+from walstore.testing.sim_disk import DirectoryNode
+from walstore.testing.sim_fs import SimFileSystem
+from walstore.testing.sim_world import Step
+
+__all__ = ["ALPHABET", "FIRST_BOOT", "Found", "Moment", "WatchedDisk", "frozen", "moments", "small_world"]
+
+ALPHABET: Final = ("event", "many", "sync", "flush", "compact", "tick", "drain", "reopen", "kill")
+"""``tick`` comes when a sync is due and ``drain`` when none is; ``kill`` ends the process and recovers."""
+
+FIRST_BOOT: Final = 1
+"""The kernel under which a sequence runs. Each power loss starts the next one."""
+_OPTIONS: Final = WalOptions(
+    segment_bytes_min=1024,
+    segment_bytes_max=1024,
+    buffer_events=2,
+    compaction_ratio=1.5,
+    small_store_bytes=512,
+)
+"""A second ``many`` needs a second segment, and is enough for a tick to compact."""
+_JOB: Final = "a.b"
+_LONG: Final = "ai.geo." + "tile" * 30
+_WORLD: Final = 1
+"""The seed of the store id and of the checksums' seeds."""
+
+Found = frozenset[tuple[str, object]]
+"""The jobs of a store, to be compared quickly."""
+
+
+@dataclass(slots=True)
+class Moment:
+    """What may be left where the world ends before a call, or after the last one, and what must be found there."""
+
+    where: str
+    live: tuple[bytes, Disk]
+    lost: DiskStates
+    process: frozenset[Found]
+    """What may be found where only the process dies."""
+    power: frozenset[Found]
+    """What may be found where the power fails."""
+    copy: DirectoryNode | None
+
+
+class WatchedDisk(SimFileSystem):
+    """A disk under a kernel that calls ``before`` before each counted call."""
+
+    def __init__(self, root: DirectoryNode, boot: int) -> None:
+        super().__init__()
+        self._root = root
+        self._boot_id = bytes([boot]) * 16
+        self.before: Callable[[Step], None] | None = None
+
+    def _begin(self, step: Step, before_error: Callable[[bool], None] | None = None) -> None:
+        if self.before is not None:
+            self.before(step)
+        super()._begin(step, before_error)
+
+
+def small_world(fs: WatchedDisk, seed: int) -> World:
+    """Return the world of a tiny store on a disk."""
+    world = World(seed, fs)
+    world.options = _OPTIONS
+    return world
+
+
+def frozen(jobs: Jobs) -> Found:
+    """Return jobs as something to compare quickly."""
+    return frozenset(jobs.items())
+
+
+def moments(level: Durability, sequence: tuple[str, ...], *, copies: bool) -> list[Moment]:
+    """Perform a sequence and return the crashes of its last operation."""
+    root = DirectoryNode({"data": DirectoryNode()})
+    world = small_world(WatchedDisk(root, FIRST_BOOT), _WORLD)
+    taken: list[Moment] = []
+
+    def look(step: Step | None) -> None:
+        history = world.history
+        where = "at the end" if step is None else f"before call {len(taken) + 1}, {step[0]} {step[1]}"
+        states = [frozen(jobs) for jobs in history.states]
+        process, power = (frozenset(states[floor:]) for floor in (history.process_floor, history.power_floor))
+        copied = copy.deepcopy(root) if copies else None
+        taken.append(Moment(where, disk_of(root), power_losses(root), process, power, copied))
+
+    for number, name in enumerate(operations := ("create", *sequence)):
+        _perform(world, level, name, number, look if number == len(operations) - 1 else None)
+    look(None)
+    world.drop()
+    return taken
+
+
+def _perform(world: World, level: Durability, name: str, number: int, look: Callable[[Step], None] | None) -> None:
+    at_ns = NOW_NS + number
+    if name == "kill":
+        world.drop()
+        world.fs = WatchedDisk(world.fs._root, FIRST_BOOT)
+    assert isinstance(world.fs, WatchedDisk)
+    world.fs.before = look
+    match name:
+        case "create" | "kill":
+            world.recover(level)
+        case "reopen":
+            world.close()
+            world.recover(level)
+        case "event":
+            world.perform(Operation(name, (Started(_JOB, at_ns),)))
+        case "many":
+            schedule = Scheduled(_LONG, Periodic(every_ns=5), at_ns)
+            world.perform(Operation(name, (schedule, Started(_LONG, at_ns), Cancelled(_JOB))))
+        case "drain":
+            assert world.store is not None
+            assert world.store._store is not None
+            world.store._store.tick()
+            assert world.store.stats().last_background_error is None
+            world.history.acknowledge(power=False)
+        case _:
+            world.perform(Operation(name))
