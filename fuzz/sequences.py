@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +16,7 @@ from walstore.testing.sim_disk import DirectoryNode
 from walstore.testing.sim_fs import SimFileSystem
 from walstore.testing.sim_world import Step
 
-__all__ = ["ALPHABET", "FIRST_BOOT", "Found", "Moment", "WatchedDisk", "frozen", "moments", "small_world"]
+__all__ = ["ALPHABET", "FIRST_BOOT", "Found", "Moment", "disk_under", "frozen", "moments", "small_world"]
 
 ALPHABET: Final = ("event", "many", "sync", "flush", "compact", "tick", "drain", "reopen", "kill")
 """``tick`` comes when a sync is due and ``drain`` when none is; ``kill`` ends the process and recovers."""
@@ -55,22 +54,15 @@ class Moment:
     copy: DirectoryNode | None
 
 
-class WatchedDisk(SimFileSystem):
-    """A disk under a kernel that calls ``before`` before each counted call."""
-
-    def __init__(self, root: DirectoryNode, boot: int) -> None:
-        super().__init__()
-        self._root = root
-        self._boot_id = bytes([boot]) * 16
-        self.before: Callable[[Step], None] | None = None
-
-    def _begin(self, step: Step, before_error: Callable[[bool], None] | None = None) -> None:
-        if self.before is not None:
-            self.before(step)
-        super()._begin(step, before_error)
+def disk_under(root: DirectoryNode, boot: int) -> SimFileSystem:
+    """Return a disk under a kernel that has just found it, with the process before gone."""
+    fs = SimFileSystem()
+    fs._root = root
+    fs._boot_id = bytes([boot]) * 16
+    return fs
 
 
-def small_world(fs: WatchedDisk, seed: int) -> World:
+def small_world(fs: SimFileSystem, seed: int) -> World:
     """Return the world of a tiny store on a disk."""
     world = World(seed, fs)
     world.options = _OPTIONS
@@ -82,10 +74,10 @@ def frozen(jobs: Jobs) -> Found:
     return frozenset(jobs.items())
 
 
-def moments(level: Durability, sequence: tuple[str, ...], *, copies: bool) -> list[Moment]:
-    """Perform a sequence and return the crashes of its last operation."""
+def moments(level: Durability, sequence: Sequence[str], *, copies: bool = False) -> list[Moment]:
+    """Perform a sequence and return the crashes of its last operation, on request with a copy of the disk at each."""
     root = DirectoryNode({"data": DirectoryNode()})
-    world = small_world(WatchedDisk(root, FIRST_BOOT), _WORLD)
+    world = small_world(disk_under(root, FIRST_BOOT), _WORLD)
     taken: list[Moment] = []
 
     def look(step: Step | None) -> None:
@@ -93,7 +85,7 @@ def moments(level: Durability, sequence: tuple[str, ...], *, copies: bool) -> li
         where = "at the end" if step is None else f"before call {len(taken) + 1}, {step[0]} {step[1]}"
         states = [frozen(jobs) for jobs in history.states]
         process, power = (frozenset(states[floor:]) for floor in (history.process_floor, history.power_floor))
-        copied = copy.deepcopy(root) if copies else None
+        copied = root.copy({}) if copies else None
         taken.append(Moment(where, disk_of(root), power_losses(root), process, power, copied))
 
     for number, name in enumerate(operations := ("create", *sequence)):
@@ -107,9 +99,8 @@ def _perform(world: World, level: Durability, name: str, number: int, look: Call
     at_ns = NOW_NS + number
     if name == "kill":
         world.drop()
-        world.fs = WatchedDisk(world.fs._root, FIRST_BOOT)
-    assert isinstance(world.fs, WatchedDisk)
-    world.fs.before = look
+        world.fs = disk_under(world.fs._root, FIRST_BOOT)
+    world.fs.before_call = look
     match name:
         case "create" | "kill":
             world.recover(level)

@@ -11,26 +11,23 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Final
 
 from fuzz.disk_states import Disk, DiskStates, disk_of, power_losses, tree_of
 from fuzz.harness import Deadline, Tally, main
-from fuzz.sequences import ALPHABET, FIRST_BOOT, Found, Moment, WatchedDisk, frozen, moments, small_world
+from fuzz.sequences import ALPHABET, FIRST_BOOT, Found, Moment, disk_under, frozen, moments, small_world
 from tests.crash.worlds import LEVELS, World, jobs_of
 from walstore.engine.recovery import Situation
 from walstore.errors import StoreNotFoundError
 from walstore.options import Durability
 from walstore.testing.sim_disk import DirectoryNode
+from walstore.testing.sim_fs import SimFileSystem
 
-__all__ = ["LENGTH", "Counts", "Explorer", "FoundError", "run", "walk"]
+__all__ = ["Counts", "Explorer", "FoundError", "run"]
 
-LENGTH: Final = 4
-"""Operations in the longest sequences, behind the creation of the store."""
-_CRASHED_AGAIN: Final = 2
-"""Up to this length the recovery is crashed as well."""
 _AFTERWARDS: Final = 2
 """The seed of the checksums' seeds: no recovery uses those of the store that it finds, which have another."""
 
@@ -68,25 +65,27 @@ class Counts:
 class Explorer:
     """Checks sequences, and remembers every disk that was recovered."""
 
-    def __init__(self, *, crashed_again: int = _CRASHED_AGAIN) -> None:
+    def __init__(self) -> None:
         self.counts = Counts()
-        self._crashed_again = crashed_again
         self._outcomes: dict[bytes, Found] = {}
         self._recrashed: set[bytes] = set()
 
-    def check(self, level: Durability, sequence: tuple[str, ...]) -> None:
+    def check(self, level: Durability, sequence: Sequence[str]) -> None:
         """Crash the last operation of a sequence, or the creation of the store where there is none.
 
         Raises ``FoundError``.
         """
         self.counts.sequences += 1
-        again = len(sequence) <= self._crashed_again
-        for moment in moments(level, sequence, copies=again):
+        for moment in moments(level, sequence):
             self.counts.moments += 1
-            where = f"{level.value}: {' '.join(('create', *sequence))}, {moment.where}"
-            self._check_moment(moment, FIRST_BOOT, where, level)
-            if moment.copy is None:
-                continue
+            self._check_moment(moment, FIRST_BOOT, f"{_name(level, sequence)}, {moment.where}", level)
+
+    def check_recoveries(self, level: Durability, sequence: Sequence[str]) -> None:
+        """Do the same, and crash each recovery from each of these crashes as well. Raises ``FoundError``."""
+        self.counts.sequences += 1
+        for moment in moments(level, sequence, copies=True):
+            where = f"{_name(level, sequence)}, {moment.where}"
+            assert moment.copy is not None
             self._crash_again(moment.copy, FIRST_BOOT, moment.power, f"{where}, process", level)
             for number, (key, state) in enumerate(moment.lost):
                 if key not in self._recrashed:
@@ -108,11 +107,11 @@ class Explorer:
         found = self._outcomes.get(key)
         if found is None:
             self.counts.distinct += 1
-            found = self._outcomes[key] = self._recover(WatchedDisk(tree_of(state[1]), boot), where, level)
+            found = self._outcomes[key] = self._recover(disk_under(tree_of(state[1]), boot), where, level)
         if found not in allowed:
             raise FoundError(f"{where}: found {sorted(found)}, allowed are {[sorted(jobs) for jobs in allowed]}")
 
-    def _recover(self, fs: WatchedDisk, where: str, level: Durability) -> Found:
+    def _recover(self, fs: SimFileSystem, where: str, level: Durability) -> Found:
         """Read a disk, recover it, check that both see the same and that the store goes on; return what it held."""
         world = small_world(fs, _AFTERWARDS)
         try:
@@ -142,10 +141,10 @@ class Explorer:
         self, root: DirectoryNode, boot: int, allowed: frozenset[Found], where: str, level: Durability
     ) -> None:
         """Crash the recovery of a disk at each of its calls, and at its end."""
-        fs = WatchedDisk(root, boot)
+        fs = disk_under(root, boot)
         world = small_world(fs, _AFTERWARDS)
         seen: list[tuple[str, tuple[bytes, Disk], DiskStates]] = []
-        fs.before = lambda step: seen.append((f"{step[0]} {step[1]}", disk_of(root), power_losses(root)))
+        fs.before_call = lambda step: seen.append((f"{step[0]} {step[1]}", disk_of(root), power_losses(root)))
         try:
             found = frozenset({_open(world, level)})
         except Exception as error:
@@ -165,6 +164,10 @@ class Explorer:
             level,
         )
         self.counts.moments_again += len(seen) + 1
+
+
+def _name(level: Durability, sequence: Sequence[str]) -> str:
+    return f"{level.value}: {' '.join(('create', *sequence))}"
 
 
 def _read(world: World) -> Found | None:
@@ -187,35 +190,43 @@ def _open(world: World, level: Durability) -> Found:
     return frozen(jobs_of(store))
 
 
-def walk(seed: int) -> Iterator[tuple[Durability, tuple[str, ...]]]:
-    """Yield every sequence at every level, from the shortest on; in an order drawn from the seed within a length."""
-    choice = random.Random(seed)
-    for length in range(LENGTH + 1):
-        sequences = list(product(LEVELS, product(ALPHABET, repeat=length)))
-        choice.shuffle(sequences)
-        yield from sequences
+_STEPS: Final = (
+    (Explorer.check, 0),
+    (Explorer.check, 1),
+    (Explorer.check, 2),
+    (Explorer.check_recoveries, 0),
+    (Explorer.check_recoveries, 1),
+    (Explorer.check, 3),
+    (Explorer.check_recoveries, 2),
+    (Explorer.check, 4),
+)
+"""What is done to all sequences of which length, behind the creation of the store; in this order, as defects that need
+many operations are rare."""
 
 
 def run(seconds: float, seed: int) -> Tally:
-    """Walk the tree of sequences until it or the time is at its end, and say how far that was."""
+    """Walk all sequences until they or the time are at their end, and say how far that was.
+
+    Within a step the seed decides on the order.
+    """
     deadline = Deadline(seconds)
+    choice = random.Random(seed)
     tally = Tally("small_worlds")
     explorer = Explorer()
-    total, done = Counter[int](), Counter[int]()
-    for length in range(LENGTH + 1):
-        total[length] = len(LEVELS) * len(ALPHABET) ** length
     try:
-        for level, sequence in walk(seed):
-            if deadline.passed():
-                break
-            explorer.check(level, sequence)
-            done[len(sequence)] += 1
+        for check, length in _STEPS:
+            sequences = list(product(LEVELS, product(ALPHABET, repeat=length)))
+            choice.shuffle(sequences)
+            done = 0
+            while done < len(sequences) and not deadline.passed():
+                check(explorer, *sequences[done])
+                done += 1
+            print(f"{check.__name__}, {length} operations: {done:,} of {len(sequences):,} sequences", flush=True)
     except FoundError as error:
         tally.failures.append(str(error))
     tally.runs = explorer.counts.sequences
     tally.points = explorer.counts.enumerated
     tally.seconds = deadline.elapsed()
-    print("; ".join(f"length {length}: {done[length]:,} of {total[length]:,}" for length in total))
     print(explorer.counts)
     return tally
 

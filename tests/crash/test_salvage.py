@@ -6,17 +6,18 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from fuzz.damage import node_of
+from fuzz.stores import STORES
 from tests.crash.salvaging import Layout, check_salvage
-from tests.crash.test_damage import _closed, _killed, _node, _powerless, _recovered
 from tests.crash.worlds import DIRECTORY, World, contents
+from walstore.options import Durability
 
-WORLDS = {"closed": _closed, "killed": _killed, "powerless": _powerless, "recovered": _recovered}
 _SECTOR_BYTES = 512
 
 
 def flip_every_bit(world: World) -> Iterator[None]:
     for name, content in contents(world.fs).items():
-        data = _node(world, name).data
+        data = node_of(world, name).data
         for position in range(len(content)):
             # Where a bit says how long something is, or which version, all eight; elsewhere one is like another.
             for bit in range(8) if position < 256 else (position % 8,):
@@ -27,7 +28,7 @@ def flip_every_bit(world: World) -> Iterator[None]:
 
 def cut_everywhere(world: World) -> Iterator[None]:
     for name, content in contents(world.fs).items():
-        node = _node(world, name)
+        node = node_of(world, name)
         for length in range(len(content)):
             node.data = bytearray(content[:length])
             yield
@@ -36,7 +37,7 @@ def cut_everywhere(world: World) -> Iterator[None]:
 
 def zero_each_sector(world: World) -> Iterator[None]:
     for name, content in contents(world.fs).items():
-        node = _node(world, name)
+        node = node_of(world, name)
         for size in (_SECTOR_BYTES, 64):
             for start in range(0, len(content), size):
                 node.data[start : start + size] = bytes(len(node.data[start : start + size]))
@@ -52,12 +53,12 @@ def delete_each(world: World) -> Iterator[None]:
         entries[name] = node
 
 
-@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
+@pytest.mark.parametrize("name", STORES)
 @pytest.mark.parametrize("damage", [flip_every_bit, cut_everywhere, zero_each_sector, delete_each])
 def test_what_is_intact_comes_out_and_what_is_not_is_named(
-    damage: Callable[[World], Iterator[None]], world: Callable[[], World]
+    damage: Callable[[World], Iterator[None]], name: str
 ) -> None:
-    original = world()
+    original = STORES[name](Durability.PROCESS, 1)
     twin = original.fork(original.fs.clone())
     layout = Layout(contents(twin.fs))
     whole = check_salvage(twin, layout)
