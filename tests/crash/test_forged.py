@@ -170,8 +170,8 @@ def test_the_index_of_a_snapshot() -> None:
         _snapshot(world, records, encode_index(forged), trailer.encode())
         _refused(world, "does not fit the trailer")
     for payload, match in [
-        (b"\xc1", "not msgpack"),
-        (b"\xc0", "the index is no array"),
+        (b"\xc1", "not the msgpack of this format"),
+        (b"\xc0", "not the msgpack of this format"),
         (b"\x91\x93\x01\x02\x03", "not an entry"),
         (b"\x91\x92\xa1a\x01", "not an entry"),
     ]:

@@ -185,7 +185,7 @@ def _holder(fs: FileSystem, directory: str) -> Holder | None:
         content = json.loads(fs.read_small(f"{directory}/{LOCK_NAME}"))
         since_ns = instant_ns(content["since_ns"], "since_ns")
         return Holder(str(content["host"]), int(content["pid"]), since_ns)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         # It is empty until the store is there, and its content is for people only.
         return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, Generic
 
 from walstore.engine.environment import Environment, EventT, Plug, StateT
@@ -287,7 +287,7 @@ def describe_holder(fs: FileSystem, directory: str) -> str:
     """Return who has the store open for writing, as LOCK says."""
     try:
         content = json.loads(fs.read_small(f"{directory}/{LOCK_NAME}"))
-        since = datetime.fromtimestamp(content["since_ns"] // 1_000_000_000, UTC)
+        since = datetime.fromtimestamp(0, UTC) + timedelta(seconds=content["since_ns"] // 1_000_000_000)
         return f"process {content['pid']} on {content['host']}, since {since:%Y-%m-%d %H:%M:%S} UTC"
-    except (ValueError, KeyError, TypeError, OverflowError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return "another process, which has not said which"

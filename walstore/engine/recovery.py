@@ -208,6 +208,9 @@ class _Walk(Generic[EventT, StateT]):
             raise _corrupt(f"{end.situation.value} ({reader.trouble})", link, reader.position)
         if end.end_lsn < end.watermark_lsn:
             raise _corrupt(f"the log ends below its watermark {end.watermark_lsn}", link, reader.position)
+        if any(0 < end.watermark_lsn - link.base_lsn < HEADER_BYTES for link in self._chain):
+            # The writer's segment would begin there, and nothing could be appended to the store any more.
+            raise _corrupt(f"the watermark {end.watermark_lsn} points into a header", link, reader.position)
         if damaged:
             for torn, start in _rest(self._chain, number, reader.position):
                 stop = last_nonzero(torn.file, start, torn.end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final, Generic
@@ -80,7 +81,10 @@ class Snapshot(Generic[EventT, StateT]):
             except ValueError as error:
                 raise self._corrupt(str(error), offset) from error
             keys = [key for key, _ in records]
-            if len(keys) != entry.records or keys[0] != entry.first_id or sorted(set(keys)) != keys:
+            number = bisect_left(self.index, entry)
+            following = [later.first_id for later in self.index[number + 1 : number + 2]]
+            as_indexed = len(keys) == entry.records > 0 and keys[0] == entry.first_id
+            if not as_indexed or sorted({*keys, *following}) != keys + following:
                 raise self._corrupt("the records of a frame are not those that the index says, in order", offset)
             return records
         raise self._corrupt("the index does not fit the frames of the snapshot", entry.offset)
