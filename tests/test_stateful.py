@@ -103,7 +103,7 @@ class PublicApi(RuleBasedStateMachine):
         self.world.now_ns += 1
         if by_clock:
             unit = [replace(event, at=None) if isinstance(event, Scheduled) else event for event in unit]
-        now_ns = self.world.now_ns
+        now_ns = self.world.scheduling_ns
         dated = [replace(e, at=now_ns) if isinstance(e, Scheduled) and e.at is None else e for e in unit]
         self.record(dated, lambda: self.store.record_many(iter(unit)))
 
@@ -133,14 +133,14 @@ class PublicApi(RuleBasedStateMachine):
     @while_open
     @rule(event=events(restored=False), record=records(), now_ns=st.sampled_from([-1, INSTANT_MAX_NS + 1]))
     def record_at_no_instant_or_no_event(self, event: Event, record: SchedulerJobRecord, now_ns: int) -> None:
-        before_ns, self.world.now_ns = self.world.now_ns, now_ns
+        before_ns, self.world.scheduling_ns = self.world.scheduling_ns, now_ns
         try:
             with pytest.raises(ValueError, match="clock"):
                 self.store.record_scheduled(record.id, record.schedule)
             with pytest.raises(ValueError, match="clock"):
                 self.store.record_many([event])
         finally:
-            self.world.now_ns = before_ns
+            self.world.scheduling_ns = before_ns
         with pytest.raises(TypeError):
             self.store.record_many([event, record])  # type: ignore[list-item]
         with pytest.raises(TypeError):
