@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import random
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import msgpack
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from fuzz.hostile import CORPUS, TARGET_NAMES
+from fuzz.hostile_targets import TARGETS, bounded
 from walstore.format.codec import JobCodec
 from walstore.format.index import decode_index
 
@@ -67,3 +73,47 @@ def test_a_cron_expression_has_a_bound_when_it_is_read_back() -> None:
     assert decode(msgpack.packb([1, "a.b", 0, [3, "x" * 1024]]))
     with pytest.raises(ValueError, match="schedule"):
         decode(msgpack.packb([1, "a.b", 0, [3, "x" * 1025]]))
+
+
+def mutate_bytes(data: bytes, choice: random.Random) -> bytes:
+    """Change bytes at random, as a fuzzer without a guide does."""
+    place = choice.randrange(len(data) + 1)
+    some = choice.choice([b"", b"\0", b"\xff", b"\xdd\0\1\0\0", choice.randbytes(3)])
+    return data[:place] + some + data[place + choice.choice((0, len(some), 8)) :]
+
+
+def inputs(target: str) -> list[Path]:
+    return sorted((CORPUS / target).iterdir())
+
+
+def test_every_target_has_a_corpus() -> None:
+    assert sorted(TARGETS) == sorted(TARGET_NAMES) == sorted(path.name for path in CORPUS.iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize(
+    "path", [path for target in TARGET_NAMES for path in inputs(target)], ids=lambda path: path.name
+)
+def test_what_was_once_found_stays_found(path: Path) -> None:
+    """Seeds, and inputs that once broke a promise: nothing but documented errors, in bounded memory."""
+    data = path.read_bytes()
+    with bounded(len(data)):
+        TARGETS[path.parent.name][0](data)
+
+
+@pytest.mark.parametrize("target", TARGET_NAMES)
+@settings(max_examples=60)
+@given(number=st.integers(0, 99), seed=st.integers(0, 2**32), times=st.integers(1, 4))
+def test_what_is_like_it_is_read_or_refused(target: str, number: int, seed: int, times: int) -> None:
+    check, mutate = TARGETS[target]
+    paths, choice = inputs(target), random.Random(seed)
+    data = paths[number % len(paths)].read_bytes()
+    for _ in range(times):
+        data = mutate(data, choice, lambda part: mutate_bytes(part, choice))
+    with bounded(len(data)):
+        check(data)
+
+
+@pytest.mark.parametrize("target", TARGET_NAMES)
+@given(data=st.binary(max_size=300))
+def test_any_bytes_are_read_or_refused(target: str, data: bytes) -> None:
+    TARGETS[target][0](data)
