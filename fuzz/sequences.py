@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fuzz.disk_states import Disk, DiskStates, disk_of, power_losses
+from fuzz.disk_states import Disk, DiskStates, disk_of, power_losses, tree_of
 from tests.crash.worlds import Operation, World
 from walstore.model.events import Cancelled, Scheduled, Started
 from walstore.model.schedule import Periodic
@@ -16,13 +16,11 @@ from walstore.testing.sim_disk import DirectoryNode
 from walstore.testing.sim_fs import SimFileSystem
 from walstore.testing.sim_world import Step
 
-__all__ = ["ALPHABET", "FIRST_BOOT", "Found", "Moment", "disk_under", "frozen", "moments", "small_world"]
+__all__ = ["ALPHABET", "Found", "Moment", "disk_under", "frozen", "moments", "small_world"]
 
-ALPHABET: Final = ("event", "many", "sync", "flush", "compact", "tick", "drain", "reopen", "kill")
-"""``tick`` comes when a sync is due and ``drain`` when none is; ``kill`` ends the process and recovers."""
-
-FIRST_BOOT: Final = 1
-"""The kernel under which a sequence runs. Each power loss starts the next one."""
+ALPHABET: Final = ["event", "many", "sync", "flush", "compact", "tick", "drain", "reopen", "kill", "blackout"]
+"""``tick`` comes when a sync is due and ``drain`` when none is. ``kill`` ends the process, and ``blackout`` the power,
+with the last write torn wherever there is one; both recover."""
 _OPTIONS: Final = WalOptions(
     segment_bytes_min=1024,
     segment_bytes_max=1024,
@@ -45,6 +43,8 @@ class Moment:
     """What may be left where the world ends before a call, or after the last one, and what must be found there."""
 
     where: str
+    boot: int
+    """Which kernel is running; each power loss starts the next one."""
     live: tuple[bytes, Disk]
     lost: DiskStates
     process: frozenset[Found]
@@ -76,17 +76,16 @@ def frozen(jobs: Jobs) -> Found:
 
 def moments(level: Durability, sequence: Sequence[str], *, copies: bool = False) -> list[Moment]:
     """Perform a sequence and return the crashes of its last operation, on request with a copy of the disk at each."""
-    root = DirectoryNode({"data": DirectoryNode()})
-    world = small_world(disk_under(root, FIRST_BOOT), _WORLD)
+    world = small_world(disk_under(DirectoryNode({"data": DirectoryNode()}), 1), _WORLD)
     taken: list[Moment] = []
 
     def look(step: Step | None) -> None:
-        history = world.history
+        history, root = world.history, world.fs._root
         where = "at the end" if step is None else f"before call {len(taken) + 1}, {step[0]} {step[1]}"
         states = [frozen(jobs) for jobs in history.states]
         process, power = (frozenset(states[floor:]) for floor in (history.process_floor, history.power_floor))
         copied = root.copy({}) if copies else None
-        taken.append(Moment(where, disk_of(root), power_losses(root), process, power, copied))
+        taken.append(Moment(where, _boot(world), disk_of(root), power_losses(root), process, power, copied))
 
     for number, name in enumerate(operations := ("create", *sequence)):
         _perform(world, level, name, number, look if number == len(operations) - 1 else None)
@@ -95,14 +94,23 @@ def moments(level: Durability, sequence: Sequence[str], *, copies: bool = False)
     return taken
 
 
+def _boot(world: World) -> int:
+    return world.fs.boot_id()[0]
+
+
 def _perform(world: World, level: Durability, name: str, number: int, look: Callable[[Step], None] | None) -> None:
     at_ns = NOW_NS + number
     if name == "kill":
         world.drop()
-        world.fs = disk_under(world.fs._root, FIRST_BOOT)
+        world.fs = disk_under(world.fs._root, _boot(world))
+    elif name == "blackout":
+        world.drop()
+        *_, (_, torn) = power_losses(world.fs._root)
+        world.fs = disk_under(tree_of(torn), _boot(world) + 1)
+        world.history.process_floor = world.history.power_floor
     world.fs.before_call = look
     match name:
-        case "create" | "kill":
+        case "create" | "kill" | "blackout":
             world.recover(level)
         case "reopen":
             world.close()

@@ -18,12 +18,11 @@ from typing import Final
 
 from fuzz.disk_states import Disk, DiskStates, disk_of, power_losses, tree_of
 from fuzz.harness import Deadline, Tally, main
-from fuzz.sequences import ALPHABET, FIRST_BOOT, Found, Moment, disk_under, frozen, moments, small_world
+from fuzz.sequences import ALPHABET, Found, Moment, disk_under, frozen, moments, small_world
 from tests.crash.worlds import LEVELS, World, jobs_of
 from walstore.engine.recovery import Situation
 from walstore.errors import StoreNotFoundError
 from walstore.options import Durability
-from walstore.testing.sim_disk import DirectoryNode
 from walstore.testing.sim_fs import SimFileSystem
 
 __all__ = ["Counts", "Explorer", "FoundError", "run"]
@@ -78,7 +77,7 @@ class Explorer:
         self.counts.sequences += 1
         for moment in moments(level, sequence):
             self.counts.moments += 1
-            self._check_moment(moment, FIRST_BOOT, f"{_name(level, sequence)}, {moment.where}", level)
+            self._check_moment(moment, f"{_name(level, sequence)}, {moment.where}", level)
 
     def check_recoveries(self, level: Durability, sequence: Sequence[str]) -> None:
         """Do the same, and crash each recovery from each of these crashes as well. Raises ``FoundError``."""
@@ -86,17 +85,17 @@ class Explorer:
         for moment in moments(level, sequence, copies=True):
             where = f"{_name(level, sequence)}, {moment.where}"
             assert moment.copy is not None
-            self._crash_again(moment.copy, FIRST_BOOT, moment.power, f"{where}, process", level)
+            self._crash_again(disk_under(moment.copy, moment.boot), moment.power, f"{where}, process", level)
             for number, (key, state) in enumerate(moment.lost):
-                if key not in self._recrashed:
-                    self._recrashed.add(key)
+                if bytes([moment.boot]) + key not in self._recrashed:
+                    self._recrashed.add(bytes([moment.boot]) + key)
                     place = f"{where}, power loss {number}"
-                    self._crash_again(tree_of(state), FIRST_BOOT + 1, moment.power, place, level)
+                    self._crash_again(disk_under(tree_of(state), moment.boot + 1), None, place, level)
 
-    def _check_moment(self, moment: Moment, boot: int, where: str, level: Durability) -> None:
-        self._check_state(boot, moment.live, moment.process, f"{where}, process", level)
+    def _check_moment(self, moment: Moment, where: str, level: Durability) -> None:
+        self._check_state(moment.boot, moment.live, moment.process, f"{where}, process", level)
         for number, state in enumerate(moment.lost):
-            self._check_state(boot + 1, state, moment.power, f"{where}, power loss {number}", level)
+            self._check_state(moment.boot + 1, state, moment.power, f"{where}, power loss {number}", level)
         self.counts.bounded += moment.lost.bounded
 
     def _check_state(
@@ -137,12 +136,14 @@ class Explorer:
             world.drop()
         return found
 
-    def _crash_again(
-        self, root: DirectoryNode, boot: int, allowed: frozenset[Found], where: str, level: Durability
-    ) -> None:
-        """Crash the recovery of a disk at each of its calls, and at its end."""
-        fs = disk_under(root, boot)
+    def _crash_again(self, fs: SimFileSystem, allowed: frozenset[Found] | None, where: str, level: Durability) -> None:
+        """Crash the recovery of a disk at each of its calls, and at its end.
+
+        ``allowed`` is what a power loss may leave of the page cache of a dead process, until a recovery has returned
+        with it; None says that all of the disk is durable and can only be found again.
+        """
         world = small_world(fs, _AFTERWARDS)
+        root, boot = fs._root, fs.boot_id()[0]
         seen: list[tuple[str, tuple[bytes, Disk], DiskStates]] = []
         fs.before_call = lambda step: seen.append((f"{step[0]} {step[1]}", disk_of(root), power_losses(root)))
         try:
@@ -150,19 +151,12 @@ class Explorer:
         except Exception as error:
             raise FoundError(f"{where}: {error!r}") from error
         world.drop()
-        # What a power loss left is durable, and can only be found again. The page cache of a dead process may go, until
-        # a recovery has returned with it.
-        until = allowed if boot == FIRST_BOOT else found
+        until = found if allowed is None else allowed
         for number, (step, live, lost) in enumerate(seen, 1):
-            self._check_moment(
-                Moment("", live, lost, found, until, None), boot, f"{where}, again before call {number}, {step}", level
-            )
-        self._check_moment(
-            Moment("", disk_of(root), power_losses(root), found, found, None),
-            boot,
-            f"{where}, again at the end",
-            level,
-        )
+            moment = Moment(f"again before call {number}, {step}", boot, live, lost, found, until, None)
+            self._check_moment(moment, f"{where}, {moment.where}", level)
+        end = Moment("again at the end", boot, disk_of(root), power_losses(root), found, found, None)
+        self._check_moment(end, f"{where}, {end.where}", level)
         self.counts.moments_again += len(seen) + 1
 
 
