@@ -48,6 +48,13 @@ class Commit:
                 if not self._is_durable(target_lsn):
                     self._sync()
 
+    def sync_recorded(self) -> None:
+        """Sync what the caller has recorded. Poisons where ``sync`` would say that nothing was: it is in the log."""
+        try:
+            self.sync()
+        except StorageError as error:
+            raise self.poison(OSError(error.errno, str(error)), "what was recorded") from error
+
     def settle(self) -> bool:
         """Do what is left after a quiet time, for the keeper: sync what is new, or, once, the last watermark.
 

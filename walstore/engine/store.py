@@ -113,7 +113,7 @@ class Store(Generic[EventT, StateT]):
             self._log.append(FrameKind.EVENTS, payload)
         self._events += len(events)
         if self._on_device:
-            self._commit.sync()
+            self._commit.sync_recorded()
 
     def _record_buffered(self, event: EventT) -> None:
         self._buffer.add(event)
@@ -125,9 +125,8 @@ class Store(Generic[EventT, StateT]):
         self._events += 1
 
     def _record_on_device(self, event: EventT) -> None:
-        self._log.append(FrameKind.EVENTS, self._plug.codec.encode_events((event,)))
-        self._events += 1
-        self._commit.sync()
+        self._record_in_process(event)
+        self._commit.sync_recorded()
 
     def sync(self) -> None:
         """Return when everything recorded before the call is on the device."""
@@ -257,8 +256,9 @@ class Store(Generic[EventT, StateT]):
         self._log.refuse(self._closed_error)
         self._keeper.stop()
         self._closed = True
-        self._log.close()
-        self._lock.release()
+        with storage_errors(f"closing {self.directory}"):
+            self._log.close()
+            self._lock.release()
 
     def abandon_after_fork(self) -> None:
         """Make this copy of the store unusable, in a forked child; touches no file and no lock of the parent."""

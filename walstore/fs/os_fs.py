@@ -69,7 +69,7 @@ class OsFileSystem:
         try:
             os.fsync(descriptor)
         finally:
-            os.close(descriptor)
+            _close(descriptor)
 
     def create(self, path: str) -> File:
         """Create a file with mode 0600 and open it."""
@@ -102,7 +102,7 @@ class OsFileSystem:
         try:
             return os.pread(descriptor, _SMALL_BYTES, 0)
         finally:
-            os.close(descriptor)
+            _close(descriptor)
 
 
 class _OsFile:
@@ -155,7 +155,7 @@ class _OsFile:
             self._map = None
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
-            os.close(descriptor)
+            _close(descriptor)
 
     def __del__(self) -> None:
         # An exception may come between opening a file and handing it on to who closes it.
@@ -182,33 +182,47 @@ class _OsLock:
 
     def release(self) -> None:
         # Unlocked by name and not just closed: a child that is about to exec may hold a copy for a moment longer.
-        if self._descriptor >= 0:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-        self.abandon()
+        try:
+            if self._descriptor >= 0:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        finally:
+            self.abandon()
 
     def abandon(self) -> None:
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
-            os.close(descriptor)
+            _close(descriptor)
 
 
 def _flock(descriptor: int, kind: int) -> Lock | None:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(descriptor)
+        _close(descriptor)
         return None
     except BaseException:
-        os.close(descriptor)
+        _close(descriptor)
         raise
     return _OsLock(descriptor)
+
+
+def _close(descriptor: int) -> None:
+    """Give a descriptor back, which Linux does whatever it reports: a second try could close another file.
+
+    An error here tells nothing either: what has to be on the device was synced before.
+    """
+    try:
+        os.close(descriptor)
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            raise
 
 
 def _open_regular(path: str, flags: int) -> int:
     # O_NONBLOCK keeps a FIFO that lies in wait under this name from blocking the open for ever.
     descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
+        _close(descriptor)
         raise OSError(errno.EINVAL, "Not a regular file", path)
     return descriptor
 
