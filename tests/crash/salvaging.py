@@ -104,8 +104,8 @@ class Layout:
     def is_cut_off(self, frame: _Frame, files: dict[str, bytes]) -> bool:
         """Whether a frame was made zeros with all that followed it: then the log just ends before it."""
         data = files.get(self._chain[-1], b"")
-        intact = len(data) == len(self._files[self._chain[-1]])
-        return frame.name == self._chain[-1] and intact and not data[frame.start :].strip(b"\0")
+        is_long = len(data) >= len(self._files[self._chain[-1]])
+        return frame.name == self._chain[-1] and is_long and not data[frame.start :].strip(b"\0")
 
 
 def check_salvage(world: World, layout: Layout) -> Salvaged[JobState] | None:
@@ -134,10 +134,10 @@ def check_salvage(world: World, layout: Layout) -> Salvaged[JobState] | None:
 
 def _is_told(frame: _Frame, layout: Layout, found: Salvaged[JobState], files: dict[str, bytes]) -> bool:
     if parse_segment(frame.name):
-        if frame.name not in files and any(gap.loses == "events" and gap.to_lsn is None for gap in found.gaps):
-            # The last segment is missing, and where it began is not known.
-            return True
         start, stop = layout.lsn(frame), layout.lsn(frame) + frame.stop - frame.start
+        if frame.name not in files:
+            # Where a missing segment began is not known: it may have taken over from the end of the one before it.
+            return any(gap.loses == "events" and (gap.to_lsn is None or gap.to_lsn >= stop) for gap in found.gaps)
         return any(
             gap.from_lsn is not None and gap.from_lsn < stop and (gap.to_lsn is None or gap.to_lsn > start)
             for gap in found.gaps

@@ -133,9 +133,12 @@ class _Salvage(Generic[EventT, StateT]):
             raise StoreNotFoundError(
                 f"{self._directory} holds a store whose creation was never finished: there is nothing in it"
             )
-        snapshots.sort(key=lambda part: part.lsn, reverse=True)
-        segments.sort(key=lambda part: part.lsn)
         _leave_out_foreign(snapshots + segments)
+        for part in snapshots + segments:
+            if part.named != (part.lsn, part.epoch):
+                what = f"the header says LSN {part.lsn}, the name another; the header counts"
+                self._found.gaps.append(part.gap(what, 0, 0, "nothing"))
+        snapshots.sort(key=lambda part: part.lsn, reverse=True)
         floor_lsn, partial = self._take_snapshots(snapshots)
         self._take_log(segments, floor_lsn, partial)
         for _, records in partial:
@@ -179,7 +182,7 @@ class _Salvage(Generic[EventT, StateT]):
         chain.sort(key=lambda part: (part.lsn, part.epoch))
         if not chain or chain[0].lsn > self._covered_lsn:
             self._miss(self._covered_lsn, chain[0].lsn if chain else None)
-        for part, successor in zip(chain, [*chain[1:], None], strict=True):
+        for part, successor in zip(chain, [*chain[1:], None], strict=False):
             while partial and partial[0][0] <= part.lsn:
                 self._found.states.update(partial.pop(0)[1])
             end_lsn = successor.lsn if successor is not None else None
@@ -203,12 +206,17 @@ class _Salvage(Generic[EventT, StateT]):
                     continue
                 except ValueError as error:
                     what = f"a frame that verifies holds what it should not ({error})"
-            elif piece.is_tail and end_lsn is None:
+            elif piece.is_tail and end_lsn is None and part.length == part.header.length:
+                # Zeros up to the full length are the end of the log. A shorter segment had a successor.
                 stop = piece.last
                 if stop == piece.start:
                     continue
             gap = part.gap(what, piece.start, stop, "events")
-            self._in_frames.append((gap, self._clean, is_of_this_boot, self._frames))
+            if piece.is_unread:
+                # No crash leaves that, so it is damage wherever it is.
+                self._found.gaps.append(gap)
+            else:
+                self._in_frames.append((gap, self._clean, is_of_this_boot, self._frames))
 
     def _take_frame(self, lsn: int, frame: Frame) -> None:
         match frame.kind:
@@ -229,16 +237,10 @@ class _Salvage(Generic[EventT, StateT]):
 
     def _check_end(self, part: Part, header: Header, successor: Part | None) -> None:
         """Compare the length of a segment with where the next one begins, as ``survey`` does."""
-        if part.is_renamed:
-            what = f"the header says LSN {part.lsn} and epoch {part.epoch}, the name another; the header counts"
-            self._found.gaps.append(part.gap(what, 0, 0, "nothing"))
         end_lsn = part.lsn + part.length
         if successor is None:
-            if part.length < header.length:
+            if part.length != header.length:
                 self._miss(end_lsn, None, part)
-            elif part.length > header.length:
-                what = f"the segment is longer than the {header.length} bytes that its header says"
-                self._found.gaps.append(part.gap(what, header.length, part.length, "nothing"))
             return
         if end_lsn < successor.lsn:
             self._miss(end_lsn, successor.lsn, part)
@@ -288,3 +290,4 @@ def _leave_out_foreign(parts: list[Part]) -> None:
     for part in parts:
         if part.header is not None and part.header.store_id != stores.most_common(1)[0][0]:
             part.header, part.trouble = None, "the file belongs to another store"
+            part.lsn, part.epoch = part.named

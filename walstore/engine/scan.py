@@ -18,6 +18,7 @@ from walstore.fs.api import File, FileSystem
 __all__ = ["Gap", "Part", "Piece", "open_part", "pieces", "read_snapshot"]
 
 _SECTOR_BYTES: Final = 4096
+_UNREAD_WHAT: Final = "the device can't read it"
 _UNREAD: Final = b"\xff" * _SECTOR_BYTES
 """Stands for what the device does not give: no frame begins with it, and it is not taken for the end of the log."""
 
@@ -58,8 +59,8 @@ class Part:
     header: Header | None = None
     trouble: str = ""
     """Why the header can't be used."""
-    is_renamed: bool = False
-    """Whether the name says something else than the header."""
+    named: tuple[int, int] = (0, 0)
+    """The LSN and the epoch of the name."""
 
     def gap(self, what: str, start: int, stop: int | None, loses: Loses) -> Gap:
         """Return a gap from ``start`` to ``stop`` in this file."""
@@ -85,13 +86,15 @@ class Piece(NamedTuple):
     last: int
     """The offset behind the last byte that is not zero."""
     is_tail: bool
+    is_unread: bool
+    """Whether the device does not give it."""
 
 
 def open_part(
     fs: FileSystem, directory: str, name: str, kind: FileKind, lsn: int, epoch: int, plug: Plug[EventT, StateT]
 ) -> Part:
     """Read the header of a file. Raises ``NewerFormatError`` and ``StoreNotFoundError`` (of another codec)."""
-    part = Part(name, f"{directory}/{name}", lsn, epoch)
+    part = Part(name, f"{directory}/{name}", lsn, epoch, named=(lsn, epoch))
     try:
         file = fs.open(part.path)
         try:
@@ -105,8 +108,9 @@ def open_part(
         part.trouble = _unread(error)
     else:
         part.header = header
-        part.is_renamed = header.lsn != lsn or (kind is FileKind.SEGMENT and header.epoch != epoch)
-        part.lsn, part.epoch = header.lsn, header.epoch
+        part.lsn = header.lsn
+        # The name of a snapshot has no epoch.
+        part.epoch = header.epoch if kind is FileKind.SEGMENT else epoch
     return part
 
 
@@ -119,19 +123,20 @@ def pieces(fs: FileSystem, part: Part, end: int | None = None) -> Iterator[Piece
 
     def gap(stop: int, *, is_tail: bool) -> Piece:
         last = position + len(data[position:stop].rstrip(b"\0"))
-        if any(position < offset + _SECTOR_BYTES and offset < stop for offset in unread):
-            what = "the device can't read it"
+        is_unread = any(position < offset + _SECTOR_BYTES and offset < stop for offset in unread)
+        if is_unread:
+            what = _UNREAD_WHAT
         elif last == position:
             what = "zeros where frames were"
         else:
             what = _why_no_frame(data, position, seed)
-        return Piece(position, stop, None, what, last, is_tail)
+        return Piece(position, stop, None, what, last, is_tail, is_unread)
 
     for frame in find_frames(data, seed):
         start = frame.end - frame_bytes(len(frame.payload))
         if start > position:
             yield gap(start, is_tail=False)
-        yield Piece(start, frame.end, frame, "", frame.end, is_tail=False)
+        yield Piece(start, frame.end, frame, "", frame.end, is_tail=False, is_unread=False)
         position = frame.end
     if position < len(data):
         yield gap(len(data), is_tail=True)
@@ -204,7 +209,7 @@ def _unread(error: OSError) -> str:
     """Return what is wrong with a device that can't read; any other error has nothing to do with it and is raised."""
     if error.errno != errno.EIO:
         raise error
-    return "the device can't read it"
+    return _UNREAD_WHAT
 
 
 def _why_no_frame(data: bytes, offset: int, seed: int) -> str:
