@@ -152,6 +152,7 @@ def test_crash_in_the_recovery_from_a_crash(level: Durability) -> None:
             _crash_again(world.after_power_loss(call), level, choice, 1)
 
 
+@pytest.mark.mutation
 @each_level
 def test_recovering_twice_gives_the_same(level: Durability) -> None:
     calls = count_calls(run_script(level), World(1))
@@ -166,6 +167,7 @@ def test_recovering_twice_gives_the_same(level: Durability) -> None:
             twin.drop()
 
 
+@pytest.mark.mutation
 def test_what_an_interrupted_creation_left_is_made_durable_by_the_next_one() -> None:
     for call in range(1, count_calls(lambda world: world.recover(), World(1)) + 1):
         world = World(1)
@@ -180,6 +182,7 @@ def test_what_an_interrupted_creation_left_is_made_durable_by_the_next_one() -> 
             after.drop()
 
 
+@pytest.mark.mutation
 def test_a_buffer_longer_than_one_frame_is_drained_whole() -> None:
     world = World(1)
     world.options = replace(OPTIONS, buffer_events=2_000)

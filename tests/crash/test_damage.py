@@ -102,6 +102,7 @@ def test_a_writer_judges_as_a_reader_does_and_changes_nothing_that_it_refuses(na
             twin.close()
 
 
+@pytest.mark.mutation
 def test_a_lost_lock_file_and_its_content_are_made_anew() -> None:
     world = store("closed")
     twin = world.fork(world.fs.clone())
@@ -111,6 +112,7 @@ def test_a_lost_lock_file_and_its_content_are_made_anew() -> None:
     twin.close()
 
 
+@pytest.mark.mutation
 def test_all_segments_gone_is_no_new_store() -> None:
     world = store("closed")
     twin = world.fork(world.fs.clone())
@@ -123,6 +125,7 @@ def test_all_segments_gone_is_no_new_store() -> None:
         twin.read()
 
 
+@pytest.mark.mutation
 def test_the_proof_of_creation_survives_a_power_loss() -> None:
     for seed in range(20):
         world = World(1)
@@ -137,6 +140,7 @@ def test_the_proof_of_creation_survives_a_power_loss() -> None:
             after.open()
 
 
+@pytest.mark.mutation
 def test_a_segment_of_another_store_is_refused() -> None:
     world, other = store("closed"), World(2)
     other.recover(Durability.PROCESS)

@@ -15,6 +15,8 @@ from walstore.options import Durability
 from walstore.testing import sim_fs
 from walstore.testing.sim_fs import SimFileSystem
 
+pytestmark = pytest.mark.mutation
+
 each_level = pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.value)
 
 CHANGING: list[sim_fs.Operation] = [

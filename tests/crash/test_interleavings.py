@@ -14,6 +14,8 @@ from walstore.options import Durability
 from walstore.testing.sim_file import SimFile
 from walstore.testing.sim_fs import SimFileSystem
 
+pytestmark = pytest.mark.mutation
+
 
 class _WatchedFileSystem(SimFileSystem):
     """Lets something else happen before or after the n-th sync of a segment that has its name, once."""

@@ -13,6 +13,8 @@ from walstore.options import Durability
 from walstore.testing.sim_fs import SimFileSystem
 from walstore.testing.sim_world import Step
 
+pytestmark = pytest.mark.mutation
+
 each_level = pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.value)
 
 
@@ -62,6 +64,7 @@ def _read(world: World) -> bool:
     return True
 
 
+@pytest.mark.mutation
 @each_level
 def test_a_reader_between_any_two_calls_of_a_writer(level: Durability) -> None:
     fs = _SharedFileSystem(1)
@@ -76,6 +79,7 @@ def test_a_reader_between_any_two_calls_of_a_writer(level: Durability) -> None:
     assert reads[0] > 100
 
 
+@pytest.mark.mutation
 @each_level
 def test_a_reader_between_any_two_calls_of_a_recovery(level: Durability) -> None:
     for seed in crash_seeds(20):

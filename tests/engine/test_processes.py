@@ -109,6 +109,7 @@ def test_a_forgotten_store_is_closed_with_a_warning(tmp_path: Path) -> None:
         assert len(again.load_all()) == 1
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize("durability", list(Durability))
 def test_a_forked_child_can_not_use_the_store_and_harms_nothing(tmp_path: Path, durability: Durability) -> None:
     with WalPersistence(tmp_path / "jobs", durability=durability) as store:
@@ -145,6 +146,7 @@ def test_a_forked_child_can_not_use_the_store_and_harms_nothing(tmp_path: Path, 
         assert [record.last_started_at_ns for record in again.load_all()] == [3]
 
 
+@pytest.mark.mutation
 def test_a_second_process_is_refused_by_name_and_can_read(tmp_path: Path) -> None:
     with WalPersistence(tmp_path / "jobs") as store:
         store.record_started("job.a", 1)
@@ -213,6 +215,7 @@ def test_a_forgotten_store_is_closed_where_warnings_are_errors(tmp_path: Path) -
         assert len(store.load_all()) == 1
 
 
+@pytest.mark.mutation
 def test_a_directory_that_was_moved_away_is_noticed_and_its_successor_left_alone(tmp_path: Path) -> None:
     options = WalOptions(segment_bytes_min=1024, segment_bytes_max=1024)
     first = WalPersistence(tmp_path / "jobs", options=options)
@@ -247,6 +250,7 @@ def test_however_often_a_store_is_opened_its_files_are_few(tmp_path: Path) -> No
         assert [record.last_started_at_ns for record in store.load_all()] == [59]
 
 
+@pytest.mark.mutation
 @pytest.mark.filterwarnings("ignore:.*never closed:ResourceWarning")
 def test_a_store_that_its_own_thread_finds_forgotten_is_closed_by_another(tmp_path: Path) -> None:
     """The garbage collector may run in the keeper, in the middle of what closing waits for."""
@@ -264,6 +268,7 @@ def test_a_store_that_its_own_thread_finds_forgotten_is_closed_by_another(tmp_pa
         assert len(again.load_all()) == 1
 
 
+@pytest.mark.mutation
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_closing_from_many_threads_closes_once(tmp_path: Path) -> None:
     for attempt in range(20):
@@ -285,6 +290,7 @@ def test_closing_from_many_threads_closes_once(tmp_path: Path) -> None:
         assert errors == []
 
 
+@pytest.mark.mutation
 def test_an_interval_of_centuries_is_fine(tmp_path: Path) -> None:
     with WalPersistence(tmp_path / "jobs", options=WalOptions(sync_interval_ns=10**30)) as store:
         store.record_started("job.a", 1)

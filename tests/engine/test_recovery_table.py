@@ -8,6 +8,8 @@ import pytest
 
 from walstore.engine.recovery import Situation, judge
 
+pytestmark = pytest.mark.mutation
+
 COMBINATIONS = list(product([False, True], repeat=5))
 
 

@@ -6,7 +6,7 @@ import errno
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -18,10 +18,13 @@ from walstore.errors import (
     StorageError,
     StorageFullError,
     StoreClosedError,
+    StoreLockedError,
     StoreNotFoundError,
     StorePoisonedError,
 )
 from walstore.testing.sim_fs import SimFileSystem
+
+pytestmark = pytest.mark.mutation
 
 SECOND_NS = 1_000_000_000
 
@@ -33,6 +36,7 @@ class World:
     fs: SimFileSystem = field(default_factory=SimFileSystem)
     now_ns: int = 0
     numbers: int = 0
+    threads: bool = False
 
     @contextmanager
     def open(
@@ -60,7 +64,7 @@ class World:
             monotonic_ns=lambda: self.now_ns,
             wall_ns=lambda: self.now_ns,
             holder=lambda: {"host": "simulated", "pid": 1},
-            threads=False,
+            threads=self.threads,
         )
 
     def tick(self, store: WalPersistence, after_ns: int = SECOND_NS) -> None:
@@ -146,6 +150,33 @@ def test_a_log_that_outgrows_its_bound_is_compacted_though_nobody_asks() -> None
         assert store.stats().last_checkpoint_ns is not None
 
 
+def test_closing_waits_for_the_compaction_in_the_background() -> None:
+    world = World(threads=True)
+    with world.open(options=WalOptions(small_store_bytes=1 << 30)) as store:
+        store.record_many(Started(f"job.number{number}", number) for number in range(2000))
+    with world.open(options=WalOptions(small_store_bytes=1024)):
+        """It begins with the opening."""
+    assert len(world.names(".snap")) == len(world.names(".wal")) == 1
+    with world.open() as store:
+        assert store.recovery.events_replayed == 0
+        assert len(store.load_all()) == 2000
+
+
+def test_openings_leave_few_segments_however_little_they_record() -> None:
+    world = World()
+    segments = []
+    for at_ns in range(60):
+        with world.open() as store:
+            store.record_started("job.a", at_ns)
+        segments.append(len(world.names(".wal")))
+    # The seventeenth old segment is one too many.
+    assert segments[:17] == list(range(1, 18))
+    assert max(segments) == 17
+    assert len(world.names(".snap")) == 1
+    with world.open() as store:
+        assert [record.last_started_at_ns for record in store.load_all()] == [59]
+
+
 def test_a_compaction_that_fails_loses_nothing_shows_and_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     with world.open() as store:
@@ -226,6 +257,45 @@ def test_a_batch_keeps_its_place_behind_what_is_buffered() -> None:
         assert [record.last_finished_at_ns for record in store.load_all()] == [4]
 
 
+@pytest.mark.parametrize("durability", list(Durability))
+def test_an_opening_reports_what_it_found(durability: Durability) -> None:
+    world = World()
+    elapsed_ns = 0
+
+    def monotonic_ns() -> int:
+        nonlocal elapsed_ns
+        elapsed_ns += 7
+        return elapsed_ns
+
+    with world.open(durability) as store:
+        store.record_many([Started("job.a", 1), Finished("job.a", 2, False)])
+        store.record_started("job.a", 3)
+        assert store.stats().events == 3
+    for read_only in (True, False):
+        environment = replace(world.environment(), monotonic_ns=monotonic_ns)
+        with WalPersistence("/jobs", environment=environment, read_only=read_only) as store:
+            report = store.recovery
+            assert (report.situation, report.events_replayed) == (Situation.CLEAN, 3)
+            assert (report.torn_bytes, report.kept_at, report.duration_ns) == (0, None, 7)
+            if not read_only:
+                assert store.stats().events == 0
+
+
+def test_a_store_that_is_open_is_refused_by_the_name_of_its_holder() -> None:
+    world = World(now_ns=1_700_000_000 * SECOND_NS)
+    with world.open():
+        with pytest.raises(StoreLockedError) as caught, world.open():
+            pass
+        assert str(caught.value) == (
+            "/jobs is open for writing in process 1 on simulated, since 2023-11-14 22:13:20 UTC. Close it there, or "
+            "open it here with read_only=True."
+        )
+        for content in (b"", b"7", b"{}", b'{"pid": 1, "host": "x", "since_ns": 1e400}', b"\xff"):
+            world.fs._file("/jobs/LOCK").data[:] = content
+            with pytest.raises(StoreLockedError, match="in another process, which has not said which"), world.open():
+                pass
+
+
 def test_stats_add_up() -> None:
     world = World()
     with world.open(Durability.BUFFERED) as store:
@@ -258,9 +328,10 @@ def test_a_batch_that_is_too_long_is_refused_whole() -> None:
         assert len(store.load_all()) == 1000
 
 
-def test_a_poisoned_store_shows_what_is_durable_and_releases_its_lock() -> None:
+@pytest.mark.parametrize("durability", [Durability.BUFFERED, Durability.PROCESS])
+def test_a_poisoned_store_shows_what_is_durable_and_releases_its_lock(durability: Durability) -> None:
     world = World()
-    with pytest.raises(StorePoisonedError, match="Input/output error"), world.open() as store:
+    with pytest.raises(StorePoisonedError, match="Input/output error"), world.open(durability) as store:
         store.record_started("job.durable", 1)
         store.sync()
         store.record_started("job.lost", 1)
@@ -268,20 +339,23 @@ def test_a_poisoned_store_shows_what_is_durable_and_releases_its_lock() -> None:
         with pytest.raises(StorePoisonedError):
             store.sync()
         for call in (store.sync, store.flush_checkpoint, lambda: store.record_started("job.late", 1)):
-            with pytest.raises(StorePoisonedError):
+            with pytest.raises(StorePoisonedError, match=r"^Input/output error while syncing /jobs/log-.*\.wal: "):
                 call()
         assert counters(store) == {"job.durable": 0}
     with world.open() as store:
         assert "job.durable" in counters(store)
 
 
-def test_a_sync_that_fails_in_the_background_is_told_by_the_next_call() -> None:
+def test_a_sync_that_fails_in_the_background_is_told_by_the_next_call(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     with pytest.raises(StorePoisonedError), world.open() as store:
         store.record_started("job.a", 1)
         world.fs.fail("sync", errno.ENOSPC)
-        world.tick(store)
-        assert "syncing" in str(store.stats().last_background_error)
+        for _ in range(3):
+            world.tick(store)
+        told = str(store.stats().last_background_error)
+        assert "syncing" in told
+        assert caplog.messages == [told, f"/jobs: {told}"]
         with pytest.raises(StorePoisonedError):
             store.record_started("job.a", 2)
 
@@ -339,8 +413,29 @@ def test_a_full_disk_keeps_what_is_buffered_until_there_is_space() -> None:
         world.fs.capacity_bytes = None
         world.tick(store)
         assert store.stats().last_background_error is None
+        store.record_finished("job.counter", recorded, False)
     with world.open() as store:
-        assert counters(store) == {"job.counter": recorded}
+        assert counters(store) == {"job.counter": recorded + 1}
+
+
+def test_the_buffer_is_drained_when_it_is_full() -> None:
+    world = World()
+    with world.open(Durability.BUFFERED, WalOptions(buffer_events=50)) as store:
+        held = []
+        for at_ns in range(102):
+            store.record_started("job.a", at_ns)
+            held.append(store.stats().buffered_events)
+    assert held == [*range(1, 51), *range(1, 51), 1, 2]
+
+
+@pytest.mark.parametrize("durability", list(Durability))
+def test_a_closed_store_refuses_and_says_so(durability: Durability) -> None:
+    world = World()
+    with world.open(durability) as store:
+        store.record_started("job.a", 1)
+    for call in (lambda: store.record_started("job.a", 1), store.sync, store.load_all, store.stats):
+        with pytest.raises(StoreClosedError, match="the store /jobs was closed: open it again"):
+            call()
 
 
 def test_iter_jobs_is_of_one_point_of_time_and_in_order() -> None:
@@ -366,9 +461,14 @@ def test_iter_jobs_is_of_one_point_of_time_and_in_order() -> None:
         next(abandoned)
         abandoned.close()  # type: ignore[attr-defined]  # It is a generator.
         assert world.names(".tmp") == []
+        for number in range(0, 3000, 100):
+            store.record_started(f"job.number{number:04d}", 20_000 + number)
+        names = sorted({*names, *(f"job.number{number:04d}" for number in range(0, 3000, 100))} - {"job.number1999"})
     with world.open(options=options, read_only=True) as reader:
         calls = world.fs.calls
-        assert [str(record.id) for record in reader.iter_jobs()] == [n for n in names if n != "job.number1999"]
+        started = {str(record.id): record.last_started_at_ns for record in reader.iter_jobs()}
+        assert list(started) == names
+        assert all(started[f"job.number{number:04d}"] == 20_000 + number for number in range(0, 3000, 100))
         assert world.fs.calls == calls
 
 

@@ -10,6 +10,8 @@ import pytest
 from walstore import Durability, SchedulerJobStatus, WalOptions, WalPersistence
 from walstore.errors import StoreClosedError
 
+pytestmark = pytest.mark.mutation
+
 THREADS = 32
 # Segments so small that the threads meet a rotation every few dozen events.
 TINY = WalOptions(segment_bytes_min=1024, segment_bytes_max=4096, buffer_events=64)
@@ -67,6 +69,14 @@ def test_threads_record_while_another_checkpoints(tmp_path: Path, durability: Du
         assert job.consecutive_failures == events
         assert (job.last_started_at_ns, job.last_finished_at_ns) == (events - 1, events - 1)
         assert job.status is SchedulerJobStatus.FAILED_RETRYING
+
+
+def test_a_store_has_one_thread_that_ends_with_it_and_holds_nobody_up(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    with WalPersistence(tmp_path / "jobs"):
+        started = set(threading.enumerate()) - before
+        assert [(thread.name, thread.daemon) for thread in started] == [("walstore-keeper", True)]
+    assert not set(threading.enumerate()) - before
 
 
 def test_load_all_sees_what_returned_before_it(tmp_path: Path) -> None:

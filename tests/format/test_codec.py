@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgpack
 import pytest
 from hypothesis import given
@@ -13,6 +15,8 @@ from walstore.model.names import INSTANT_MAX_NS
 from walstore.model.records import FAILURES_MAX, JobState, SchedulerJobRecord, record_of, state_of
 from walstore.model.schedule import schedule_of
 from walstore.testing.strategies import events, records
+
+pytestmark = pytest.mark.mutation
 
 CODEC = JobCodec()
 STATE = (3, 1, None, 2, FAILURES_MAX, (3, "@hourly"))
@@ -27,6 +31,8 @@ EVENTS: list[EventForm] = [
     (4, "a.b"),
     (5, "a.b", 3, 1, None, 2, FAILURES_MAX, (3, "@hourly")),
 ]
+# A name with escapes in it would be another one at every collection in the same process.
+each_event = pytest.mark.parametrize("form", EVENTS, ids=lambda form: repr(form).encode("ascii", "replace").decode())
 # What might stand in place of any part of an event or a record.
 OTHERS: list[object] = [
     None,
@@ -75,7 +81,7 @@ def test_records_read_back(stored: list[SchedulerJobRecord]) -> None:
     assert [record_of(job, state) for job, state in decoded] == stored
 
 
-@pytest.mark.parametrize("form", EVENTS, ids=repr)
+@each_event
 def test_the_arrays_are_those_of_the_specification(form: EventForm) -> None:
     def as_lists(value: object) -> object:
         return [as_lists(part) for part in value] if isinstance(value, tuple) else value
@@ -98,7 +104,7 @@ def test_what_holds_no_events_is_refused(content: object) -> None:
     assert refuses_events(content)
 
 
-@pytest.mark.parametrize("form", EVENTS, ids=repr)
+@each_event
 def test_an_event_with_a_part_too_many_or_too_few_is_refused(form: EventForm) -> None:
     assert not refuses_events(form)
     for length in range(len(form)):
@@ -115,7 +121,7 @@ def test_an_unknown_kind_of_event_is_refused(kind: object) -> None:
     assert refuses_events([[kind, "a.b"]])
 
 
-@pytest.mark.parametrize("form", EVENTS, ids=repr)
+@each_event
 def test_what_is_taken_for_an_event_can_be_folded_and_shown(form: EventForm) -> None:
     """Whatever stands in for a part of an event: it is refused, or it is an event in every respect."""
     for place in range(1, len(form)):
@@ -177,6 +183,29 @@ def test_what_holds_no_records_is_refused(content: object) -> None:
 def test_a_cron_expression_that_no_longer_parses_is_kept() -> None:
     (event,) = CODEC.decode_events(msgpack.packb([1, "a.b", 5, [3, "of another release"]]))
     assert event == (1, "a.b", 5, (3, "of another release"))
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        ([], "the payload holds no events"),
+        ([None], "not an event: None"),
+        ([9, "a.b", 5], r"not an event that this release knows: (9, 'a.b', 5)"),
+        ([2, "a.", 5], "not the id of a job: 'a.'"),
+        ([2, ".b", 5], "not the id of a job: '.b'"),
+        ([2, "a.b.", 5], "not the id of a job: 'a.b.'"),
+        ([2, "a.b", -1], "not an instant: -1"),
+        ([3, "a.b", 5, 1], "not an outcome: 1"),
+        ([1, "a.b", 5, [9]], "not a schedule"),
+        ([5, "a.b", 5, None, None, None, 0, [0]], "not a status that this release knows: 5"),
+        ([5, "a.b", 0, None, None, None, 2**32, [0]], "not a count of failures: 4294967296"),
+    ],
+)
+def test_the_reason_of_a_refusal_is_told(event: list[object], reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(reason)}"):
+        CODEC.decode_events(msgpack.packb(event))
+    with pytest.raises(ValueError, match=r"^the payload is not the msgpack of this format: "):
+        CODEC.decode_events(msgpack.packb(event) + b"\0")
 
 
 HOSTILE = [

@@ -10,6 +10,7 @@ from walstore.format.filenames import (
     LOCK_NAME,
     SegmentName,
     is_temporary,
+    is_torn,
     parse_segment,
     parse_snapshot,
     segment_name,
@@ -17,6 +18,8 @@ from walstore.format.filenames import (
     temporary_name,
     torn_name,
 )
+
+pytestmark = pytest.mark.mutation
 
 lsns = st.integers(0, 2**64 - 1)
 epochs = st.integers(1, 2**64 - 1)
@@ -38,6 +41,7 @@ def test_names_read_back(lsn: int, epoch: int) -> None:
     assert parse_snapshot(snapshot) == lsn
     assert [parse_segment(name) for name in (snapshot, torn)] == [None, None]
     assert [parse_snapshot(name) for name in (segment, torn)] == [None, None]
+    assert [is_torn(name) for name in (segment, snapshot, torn, temporary_name(torn))] == [False, False, True, False]
     for name in (segment, snapshot, torn):
         assert not is_temporary(name)
         assert is_temporary(temporary_name(name))

@@ -12,6 +12,8 @@ from xxhash import xxh3_64_digest
 from walstore.format.frame import BadFrameError, Frame, NeedMore, decode_frame, encode_frame, find_frames, frame_bytes
 from walstore.format.layout import FRAME_HEADER_BYTES, PAYLOAD_BYTES_MAX, FrameKind
 
+pytestmark = pytest.mark.mutation
+
 SEED = 0xFEDCBA9876543210
 # Around every length of padding.
 PAYLOADS = [bytes(range(1, length + 1)) for length in range(18)]
@@ -117,6 +119,22 @@ def test_zeros_and_other_things_are_no_frame(data: bytes) -> None:
 )
 def test_values_that_no_release_writes_are_refused_even_with_a_good_checksum(data: bytes) -> None:
     with pytest.raises(BadFrameError):
+        decode_frame(data, 0, SEED, len(data))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (bytes(15), "no frame fits in the 15 bytes left"),
+        (bytes(16), "no frame begins here"),
+        (made_by_hand(9, b"wl", 1, 0, b""), "a frame of 9 bytes does not fit in the 16 bytes left"),
+        (b"x" + made_by_hand(0, b"wl", 1, 0, b"")[1:], "the checksum of the frame does not match"),
+        (made_by_hand(0, b"wl", 6, 0, b""), "a frame of the unknown kind 6"),
+    ],
+    ids=["too short", "no magic", "too long", "damaged", "unknown"],
+)
+def test_the_reason_of_a_refusal_is_told(data: bytes, reason: str) -> None:
+    with pytest.raises(BadFrameError, match=f"^{reason}$"):
         decode_frame(data, 0, SEED, len(data))
 
 

@@ -13,6 +13,8 @@ from walstore.format.index import INDEX_ENTRIES_MAX, IndexEntry, Trailer, decode
 from walstore.format.layout import PAYLOAD_BYTES_MAX
 from walstore.model.names import NAME_BYTES_MAX
 
+pytestmark = pytest.mark.mutation
+
 U64 = st.integers(0, 2**64 - 1)
 texts = st.text(st.characters(codec="utf-8"))
 
@@ -42,6 +44,13 @@ def test_what_is_no_index_is_refused(content: object) -> None:
         decode_index(msgpack.packb(content))
 
 
+def test_the_reason_of_a_refusal_is_told() -> None:
+    with pytest.raises(ValueError, match=r"^the payload is not the msgpack of this format: "):
+        decode_index(msgpack.packb({"a.b": 1}))
+    with pytest.raises(ValueError, match=r"^not an entry of an index: \('a\.b', 1\)$"):
+        decode_index(msgpack.packb([["a.a", 1, 1], ["a.b", 1]]))
+
+
 @given(st.binary(max_size=60))
 def test_any_bytes_are_an_index_or_refused(payload: bytes) -> None:
     try:
@@ -69,5 +78,5 @@ def test_a_trailer_reads_back(index_offset: int, records: int, frames: int) -> N
 
 @pytest.mark.parametrize("length", [0, 8, 23, 25, 48])
 def test_what_is_no_trailer_is_refused(length: int) -> None:
-    with pytest.raises(ValueError, match="24 bytes"):
+    with pytest.raises(ValueError, match=r"^a trailer has 24 bytes$"):
         Trailer.decode(bytes(length))

@@ -6,12 +6,16 @@ import re
 from itertools import count, pairwise
 from pathlib import Path
 
+import pytest
+
 from walstore import WalOptions, WalPersistence
 from walstore.engine.environment import Environment
 from walstore.format.codec import JobCodec
 from walstore.format.frame import Frame, decode_frame
 from walstore.format.layout import HEADER_BYTES, FileKind, FrameKind, Header
 from walstore.testing.sim_fs import SimFileSystem
+
+pytestmark = pytest.mark.mutation
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
 BLOCK = re.compile(r"<!-- worked example: checked by a test -->\n```\n(.*?)```\n", re.DOTALL)

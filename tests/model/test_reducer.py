@@ -18,6 +18,8 @@ from walstore.model.schedule import Cron, Manual, Once, Periodic, Schedule, sche
 from walstore.testing.model import TABLE, Jobs, apply
 from walstore.testing.strategies import events, records
 
+pytestmark = pytest.mark.mutation
+
 JOB = QName("ai.geo", "tile")
 OTHER = SchedulerJobRecord(QName("a", "b"), SchedulerJobStatus.RUNNING, 1, 2, 3, 4, Periodic(every_ns=5))
 T = 2_208_988_800 * 10**9  # 2040-01-01T00:00:00Z, up to where the search for a cron's next fire is put off.
