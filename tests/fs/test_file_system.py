@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -293,11 +295,52 @@ def test_a_write_that_fails_half_way_leaves_nothing_behind_the_end(
     file.close()
 
 
-def test_a_short_read_is_completed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    file = OsFileSystem().create(f"{tmp_path}/a")
-    file.write(0, bytes(range(100)))
-    real_pread = os.pread
+def test_short_reads_and_writes_are_completed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The kernel may move less than it was asked to, at any call: a signal came in between, or memory was short."""
+    real_pread, real_pwrite = os.pread, os.pwrite
     monkeypatch.setattr(os, "pread", lambda descriptor, size, offset: real_pread(descriptor, min(size, 7), offset))
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: real_pwrite(descriptor, data[:5], offset))
+    fs, path = OsFileSystem(), f"{tmp_path}/a"
+    file = fs.create(path)
+    file.write(0, bytes(range(100)))
     assert file.read(10, 50) == bytes(range(10, 60))
     assert file.read(90, 50) == bytes(range(90, 100))
+    assert fs.read_small(path) == bytes(range(100))
     file.close()
+    lock = fs.lock(f"{tmp_path}/LOCK")
+    assert lock is not None
+    lock.write(b"who holds it")
+    assert lock.read() == b"who holds it"
+    lock.release()
+
+
+def test_signals_leave_every_call_whole(tmp_path: Path) -> None:
+    """Python repeats what a signal interrupts (EINTR), as long as the handler does not raise."""
+    signals = 0
+
+    def count(_number: int, _frame: object) -> None:
+        nonlocal signals
+        signals += 1
+
+    before = signal.signal(signal.SIGALRM, count)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    try:
+        fs = OsFileSystem()
+        for number in itertools.count():
+            data = bytes([number % 256]) * 1_000_000
+            file = fs.create(f"{tmp_path}/{number}.tmp")
+            file.allocate(len(data))
+            file.write(0, data)
+            file.sync()
+            file.truncate(len(data) - 1)
+            fs.rename(f"{tmp_path}/{number}.tmp", f"{tmp_path}/{number}")
+            fs.sync_directory(str(tmp_path))
+            assert file.read(0, len(data)) == data[:-1]
+            file.close()
+            fs.unlink(f"{tmp_path}/{number}")
+            if signals >= 30:
+                break
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert list(tmp_path.iterdir()) == []

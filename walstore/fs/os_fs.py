@@ -100,7 +100,7 @@ class OsFileSystem:
         """Return the first 4 KiB of a file."""
         descriptor = _open_regular(path, os.O_RDONLY)
         try:
-            return os.pread(descriptor, _SMALL_BYTES, 0)
+            return _read_whole(descriptor, 0, _SMALL_BYTES)
         finally:
             _close(descriptor)
 
@@ -115,23 +115,10 @@ class _OsFile:
         return os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, size: int) -> bytes:
-        data = os.pread(self._descriptor, size, offset)
-        if len(data) == size or not data:
-            return data
-        # A read may be short without the file having ended.
-        parts = [data]
-        missing = size - len(data)
-        while missing and (data := os.pread(self._descriptor, missing, offset + size - missing)):
-            parts.append(data)
-            missing -= len(data)
-        return b"".join(parts)
+        return _read_whole(self._descriptor, offset, size)
 
     def write(self, offset: int, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self._descriptor, view, offset)
-            offset += written
-            view = view[written:]
+        _write_whole(self._descriptor, offset, data)
 
     def allocate(self, size: int) -> None:
         os.posix_fallocate(self._descriptor, 0, size)
@@ -167,10 +154,10 @@ class _OsLock:
         self._descriptor = descriptor
 
     def read(self) -> bytes:
-        return os.pread(self._descriptor, _SMALL_BYTES, 0)
+        return _read_whole(self._descriptor, 0, _SMALL_BYTES)
 
     def write(self, data: bytes) -> None:
-        os.pwrite(self._descriptor, data, 0)
+        _write_whole(self._descriptor, 0, data)
         os.ftruncate(self._descriptor, len(data))
         os.fdatasync(self._descriptor)
 
@@ -216,6 +203,28 @@ def _close(descriptor: int) -> None:
     except OSError as error:
         if error.errno == errno.EBADF:
             raise
+
+
+def _read_whole(descriptor: int, offset: int, size: int) -> bytes:
+    """Return ``size`` bytes, or all up to the end of the file. Python itself repeats what a signal interrupts."""
+    data = os.pread(descriptor, size, offset)
+    if len(data) == size or not data:
+        return data
+    # A read may be short without the file having ended.
+    parts = [data]
+    missing = size - len(data)
+    while missing and (data := os.pread(descriptor, missing, offset + size - missing)):
+        parts.append(data)
+        missing -= len(data)
+    return b"".join(parts)
+
+
+def _write_whole(descriptor: int, offset: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        offset += written
+        view = view[written:]
 
 
 def _open_regular(path: str, flags: int) -> int:
