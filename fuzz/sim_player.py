@@ -10,6 +10,7 @@ import errno
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final, get_args
 
 from fuzz.sim_damage import check_damage
@@ -52,7 +53,8 @@ class Player:
         self._is_troubled = False
         self._readers: list[WalPersistence] = []
         self._streams: list[_Stream] = []
-        self._meanwhile: list[tuple[int, str]] = []
+        self._meanwhile: list[tuple[str, int, int]] = []
+        self._deadly = (0, "")
         self._may_interrupt = False
 
     def fork(self, fs: SimFileSystem) -> Player:
@@ -91,8 +93,8 @@ class Player:
                 self._begin_streams()
             case ("drain",):
                 self._end_streams()
-            case ("meanwhile", nth, number):
-                self._meanwhile.append((int(nth), number))
+            case ("meanwhile", place, nth, number):
+                self._meanwhile.append((place, int(nth), int(number)))
                 self._watch()
             case ("fault", call, code, nth, times, *lost):
                 (operation,) = (each for each in get_args(sim_fs.Operation) if each == call)
@@ -105,6 +107,9 @@ class Player:
                 self._calm()
             case ("die", nth):
                 fs.crash_after(int(nth))
+            case ("die", nth, call):
+                self._deadly = (int(nth), call)
+                self._watch()
             case ("crash", kind, seed):
                 self._crash(kind, int(seed))
             case ("damage", kind, seed):
@@ -260,21 +265,32 @@ class Player:
         self._move(self.world)
 
     def _watch(self) -> None:
-        self.world.fs.before_call = self._before_call if self._probe is not None or self._meanwhile else None
+        fs = self.world.fs
+        fs.before_call = self._before_call if self._probe is not None or self._meanwhile or self._deadly[0] else None
+        fs.after_sync = partial(self._interrupt, "after") if self._meanwhile else None
 
     def _before_call(self, step: tuple[str, str]) -> None:
         if self._probe is not None:
             self._probe()
-        if not self._meanwhile or not self._may_interrupt or step[0] != "sync":
+        nth, call = self._deadly
+        if nth and step[0] == call:
+            self._deadly = (nth - 1, call)
+            if nth == 1:
+                self.world.fs.crash_after(1)
+        self._interrupt("before", step)
+
+    def _interrupt(self, place: str, step: tuple[str, str]) -> None:
+        """Let another thread record, if it is to do so here: before or after a sync of a segment that has its name."""
+        if not self._meanwhile or self._meanwhile[0][0] != place or not self._may_interrupt or step[0] != "sync":
             return
         name = step[1].removeprefix(f"{DIRECTORY}/").removesuffix(".tmp")
         if not parse_segment(name) or name not in self.world.fs.list_directory(DIRECTORY):
             return
-        nth, number = self._meanwhile.pop(0)
+        _, nth, number = self._meanwhile.pop(0)
         if nth > 1:
-            self._meanwhile.insert(0, (nth - 1, number))
+            self._meanwhile.insert(0, (place, nth - 1, number))
         else:
-            self._work(Operation("event", unit("event", int(number))))
+            self._work(Operation("event", unit("event", number)))
 
     def _calm(self) -> None:
         self.world.fs.heal()
@@ -294,6 +310,7 @@ class Player:
         self._streams.clear()
         self._readers.clear()
         self._meanwhile.clear()
+        self._deadly = (0, "")
         self._is_dead = self._is_poisoned = False
         self.world = world
         self._watch()

@@ -3,22 +3,24 @@
 A step says what to do with numbers and never with objects, so that a script is its own replay. Numbers that only chance
 needs (which event, which outcome of a power loss) are seeds of their own: dropping a step changes no other.
 
-==============================  =================================================================================
+==============================  =============================================================================
 ``world SEED SHAPE``            the randomness of the world, and one of ``SHAPES``; only as the first step
 ``open LEVEL``                  open the store for writing unless it is open, and check what it holds
-``event N``, ``many N COUNT``   record the event or the events that ``N`` stands for; ``restore N``: whole records
+``event N`` ``many N COUNT``    record the event or the events that ``N`` stands for; ``restore N``: whole records
 ``sync`` ``flush`` ``compact``  the calls of the store; ``compact`` is ``flush_checkpoint(compact=True)``
 ``load`` ``iterate`` ``close``
 ``tick``                        let the keeper do what is due
-``stream``, ``drain``           begin ``iter_jobs`` and take one job; end all those that were begun
-``read``, ``hold``, ``look``    open the store read-only and close it; keep it open; look through those kept open
-``meanwhile NTH N``             at the NTH sync of a segment from now another thread records the event ``N``
+``stream`` ``drain``            begin ``iter_jobs`` and take one job; end all those that were begun
+``read`` ``hold`` ``look``      open the store read-only and close it; keep it open; look through those kept open
+``meanwhile WHEN NTH N``        ``before`` or ``after`` the NTH sync of a segment from now has taken effect, while it
+                                is under way, another thread records the event ``N``
 ``fault CALL ERRNO NTH TIMES``  let the NTH such call from now fail; ``lost``: and a sync lose the bytes
-``space BYTES``                 the device has so much room; ``calm``: enough again, and forget the faults
-``die NTH``                     end the world at the NTH call from now that changes something
+``space BYTES`` ``calm``        the device has so much room; enough again, and forget the faults
+``die NTH``                     end the world at the NTH call from now that changes something; ``die NTH CALL``: at
+                                the NTH call of that name
 ``crash KIND SEED``             end the world if it has not ended, by ``power`` or ``process``; go on in the next
-``damage KIND SEED``            look at what is made of a copy with one damage (``flip``, ``zero``, ``cut``, ``lose``)
-==============================  =================================================================================
+``damage KIND SEED``            check what one damage to a copy comes to (``flip``, ``zero``, ``cut``, ``lose``)
+==============================  =============================================================================
 """
 
 from __future__ import annotations
@@ -78,6 +80,7 @@ _WEIGHTS: Final = {
     "meanwhile": 3,
     "reopen": 2,
 }
+_DEADLY: Final = ("rename", "sync", "sync_directory", "sync_directory", "truncate", "unlink", "write")
 _FAULTS: Final = (
     "sync EIO lost",
     "sync EIO lost",
@@ -132,7 +135,7 @@ def random_script(choice: random.Random) -> Script:
             case 0:
                 script.append(("close",))
             case 1:
-                script[-1:-1] = [("die", str(choice.choice((1, 2, 3, 5, 8))))]
+                script[-1:-1] = [_die(choice)]
                 script.append(_crash(choice))
             case _:
                 script.append(_crash(choice))
@@ -145,7 +148,7 @@ def random_tail(choice: random.Random) -> Script:
     tail = [_crash(choice)]
     if choice.random() < 0.1:
         return [*tail, ("damage", choice.choice(DAMAGES), str(choice.randrange(_SEEDS)))]
-    share = 0.2
+    share = 0.25
     while choice.random() < share:
         tail += [
             ("die", str(choice.randrange(1, choice.choice((6, 25))))),
@@ -164,12 +167,20 @@ def _crash(choice: random.Random) -> Step:
     return ("crash", "process" if choice.random() < 0.25 else "power", str(choice.randrange(_SEEDS)))
 
 
+def _die(choice: random.Random) -> Step:
+    """Return a death at any call, or at one of those at which the state on the device changes most."""
+    if choice.random() < 0.5:
+        return ("die", str(choice.randrange(1, choice.choice((6, 25)))))
+    return ("die", str(choice.choice((1, 1, 1, 2, 3))), choice.choice(_DEADLY))
+
+
 def _trouble(choice: random.Random) -> Script:
     """Return the faults of a life, if it has any."""
     script: Script = [("calm",)]
     for _ in range(choice.choice((0, 0, 1, 1, 3))):
         call, code, *lost = choice.choice(_FAULTS).split()
-        script.append(("fault", call, code, str(choice.randrange(1, 40)), str(choice.choice((1, 1, 4))), *lost))
+        nth = choice.randrange(1, choice.choice((5, 15, 40)))
+        script.append(("fault", call, code, str(nth), str(choice.choice((1, 1, 4))), *lost))
     if choice.random() < 0.08:
         script.append(("space", str(choice.randrange(2_000, 9_000))))
     return script
@@ -185,7 +196,7 @@ def _work(choice: random.Random, length: int) -> Script:
             case "many":
                 script.append((name, number, str(choice.randrange(2, 9))))
             case "meanwhile":
-                script.append((name, str(choice.randrange(1, 4)), number))
+                script.append((name, choice.choice(("before", "after")), str(choice.randrange(1, 4)), number))
             case "reopen":
                 script += [("close",), ("open", choice.choice(_LEVELS))]
             case _:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import os
 import random
 import sys
 import threading
@@ -157,6 +158,24 @@ def test_sectors_never_synced_may_come_back_as_zeros() -> None:
     zeros, frames = bytes(SECTOR), b"f" * SECTOR
     assert {b"", zeros + zeros, zeros + frames, frames + zeros, frames + frames} <= seen
     assert {len(data) for data in seen} == {0, 2 * SECTOR}
+
+
+def test_zeros_come_back_only_where_nothing_was_synced() -> None:
+    fs = SimFileSystem()
+    file = fs.create("a")
+    file.allocate(3 * SECTOR)
+    file.write(0, b"s" * (SECTOR + 100))
+    file.sync()
+    fs.sync_directory("/")
+    file.write(0, b"n" * 3 * SECTOR)
+    seen = [content(after, "a") for after in some_outcomes(fs, 600)]
+    assert all(0 not in data[: SECTOR + 100] for data in seen)
+    # The second sector was synced in part, the third one not at all.
+    assert {data[SECTOR:] for data in seen} > {
+        first + second
+        for first in (b"s" * 100 + bytes(SECTOR - 100), b"n" * SECTOR)
+        for second in (bytes(SECTOR), b"n" * SECTOR)
+    }
 
 
 def test_a_large_file_may_lose_everything_or_nothing() -> None:
@@ -510,6 +529,57 @@ def test_a_clone_goes_its_own_way() -> None:
     assert frozen({"a": b"old"}, {"a": b"odd"}) <= trees(some_outcomes(fs))
 
 
+def test_a_world_can_be_looked_at_before_each_of_its_calls() -> None:
+    fs = SimFileSystem()
+    steps: list[tuple[Operation, str]] = []
+
+    def look(step: tuple[Operation, str]) -> None:
+        assert fs.trace == steps
+        steps.append(step)
+        twin = fs.clone(random.Random(1))
+        assert twin.calls == 0
+        if step == ("unlink", "/d/b"):
+            assert tree(twin, "d") == tree(fs, "d")
+            assert set(tree(twin, "d")) == {"b"}
+
+    fs.before_call = look
+    run_all_counted(fs)
+    assert steps == fs.trace == ALL_COUNTED
+
+
+def test_what_is_written_while_a_sync_is_under_way_may_be_lost() -> None:
+    fs = SimFileSystem()
+    file = durable_file(fs, "a", b"")
+
+    def write_late(step: tuple[Operation, str]) -> None:
+        assert step == ("sync", "/a")
+        fs.after_sync = None
+        file.write(SECTOR, b"late")
+
+    file.write(0, b"x" * SECTOR)
+    fs.after_sync = write_late
+    file.sync()
+    seen = trees(some_outcomes(fs))
+    assert frozen({"a": b"x" * SECTOR}, {"a": b"x" * SECTOR + b"late"}) <= seen
+    assert all(dict(files)["a"].startswith(b"x" * SECTOR) for files in seen)
+
+
+def test_a_look_with_a_choice_of_its_own_changes_nothing() -> None:
+    def run(look: Callable[[SimFileSystem], object]) -> bytes:
+        fs = SimFileSystem(1)
+        file = fs.create("a")
+        look(fs)
+        fs.fail("write", errno.EIO)
+        with pytest.raises(OSError, match="Input/output"):
+            file.write(0, bytes(range(100)))
+        return content(fs, "a")
+
+    assert run(lambda fs: fs.clone(random.Random(1))) == run(lambda _: None)
+    assert run(lambda fs: fs.clone()) != run(lambda _: None)
+    first, second = (SimFileSystem(1).process_crash(random.Random(7)) for _ in range(2))
+    assert trees(some_outcomes(first)) == trees(some_outcomes(second))
+
+
 def test_the_same_seed_gives_the_same_world() -> None:
     def run(seed: int) -> list[Tree]:
         fs = SimFileSystem(seed)
@@ -573,16 +643,27 @@ def test_every_operation_can_fail_and_then_has_no_effect() -> None:
     assert appender.tell() == 3
 
 
-def test_a_failed_write_leaves_any_part_of_its_data() -> None:
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EINTR], ids=errno.errorcode.get)
+def test_a_failed_write_leaves_any_part_of_its_data(code: int) -> None:
     parts = set()
     for seed in range(40):
         fs = SimFileSystem(seed)
         file = fs.create("a")
-        fs.fail("write", errno.EIO)
-        with pytest.raises(OSError, match="Input/output"):
+        fs.fail("write", code)
+        with pytest.raises(OSError, match=os.strerror(code)) as caught:
             file.write(0, b"data")
+        assert caught.value.errno == code
         parts.add(content(fs, "a"))
     assert parts == {b"data"[:size] for size in range(5)}
+
+
+def test_faults_that_have_not_happened_can_be_forgotten() -> None:
+    fs = SimFileSystem()
+    assert not fs.heal()
+    fs.fail("create", errno.EIO)
+    assert fs.heal()
+    fs.create("a")
+    assert not fs.heal()
 
 
 def test_a_failed_sync_that_lies_loses_bytes_that_reads_still_show() -> None:
@@ -836,6 +917,25 @@ def test_a_lock_is_exclusive_until_released_or_its_world_ends() -> None:
     assert after.lock("LOCK") is None
     after.sync_directory("/")
     assert after.power_loss().lock("LOCK") is not None
+
+
+def test_what_was_never_closed_is_told() -> None:
+    fs = SimFileSystem()
+    files = [fs.create("b"), fs.open("b")]
+    locks = [fs.lock("LOCK"), fs.lock("OTHER")]
+    assert fs.lock("LOCK") is None
+    assert fs.open_paths == ["/LOCK", "/OTHER", "/b", "/b"]
+    with pytest.raises(FileExistsError):
+        fs.create("b")
+    for file in (*files, *files):
+        file.close()
+    for lock in locks:
+        assert lock is not None
+    fs.clone().open("b")
+    assert fs.open_paths == ["/LOCK", "/OTHER"]
+    locks[0].release()  # type: ignore[union-attr]  # Looked at above.
+    locks[1].abandon()  # type: ignore[union-attr]
+    assert fs.open_paths == []
 
 
 def test_check_refuses_only_when_told_to() -> None:

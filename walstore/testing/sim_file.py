@@ -151,8 +151,11 @@ class SimFile(File):
 
         with self._world._mutex:
             self._require_open()
-            self._world._begin(("sync", self._path), lose)
+            step: Step = ("sync", self._path)
+            self._world._begin(step, lose)
             self._node.sync()
+            if self._world.after_sync is not None:
+                self._world.after_sync(step)
 
     def appender(self, start: int, end: int) -> Appender:
         with self._world._mutex:

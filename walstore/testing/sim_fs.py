@@ -14,8 +14,9 @@ What a power loss leaves is drawn from the seed. Synced bytes, and the names in 
 rest:
 
 - each sector (512 bytes) written since the file's last sync holds its durable content, or any it had since, or a mix
-  of two of them; only bytes that were written over can differ from what was synced. Sectors are independent of each
-  other, and mapped writes are no different from others;
+  of two of them; only bytes that were written over can differ from what was synced, so that zeros come back where
+  nothing was ever synced, and nowhere else. Sectors are independent of each other, whatever the order in which they
+  were written, and mapped writes are no different from others;
 - a file has its durable length, or any it had since. A truncation zeroes what it cuts, and may be seen half done;
 - each creation, renaming and removal since the directory's last sync happened or did not, in any order, except that
   those of the same name keep their order. A rename is whole or not at all. Syncing a file does not sync its name.

@@ -62,13 +62,15 @@ class SimWorld:
     ``trace`` lists each counted call as (operation, path), the one that crashed last; ``capacity_bytes`` bounds the
     sum of the lengths of all files (None: no bound), the space of an unlinked file being free at once.
     ``before_call``, when set, is called before each counted call takes effect: there the world may be cloned to see
-    what a crash at this call would leave, or somebody else may make calls.
+    what a crash at this call would leave, or somebody else may make calls. ``after_sync`` is called when a sync of a
+    file has taken effect and has not returned: what is written from there on is not on the device.
     """
 
     def __init__(self, seed: int) -> None:
         self.trace: list[Step] = []
         self.capacity_bytes: int | None = None
         self.before_call: Callable[[Step], object] | None = None
+        self.after_sync: Callable[[Step], object] | None = None
         self._random = random.Random(seed)  # noqa: S311 - the point is that it can be repeated.
         self._root = DirectoryNode()
         self._mutex = threading.RLock()
