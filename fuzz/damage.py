@@ -9,10 +9,11 @@ of the log with it, the marks that would tell among it, and leave what a log tha
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import combinations
+from itertools import combinations, product
 from typing import Final
 
 from fuzz.harness import Deadline, Tally, main
@@ -44,6 +45,8 @@ UNNOTICED: Final = "unnoticed"
 _END: Final = "end of the log"
 _WORD_BYTES: Final = 8
 _GARBAGE: Final = (b"\0", bytes(_WORD_BYTES), bytes(SECTOR_BYTES), b"x", b"garbage!", b"garbage!" * 64)
+
+_KINDS: Final = list(product(LEVELS, STORES))
 
 Outcomes = Counter[tuple[str, str]]
 """How often a damage to a kind of file had an outcome."""
@@ -183,10 +186,12 @@ DAMAGES: Final[dict[str, Damage]] = {
 }
 
 
-def tally_of(world: World, damage: Damage) -> Outcomes:
+def tally_of(world: World, damage: Damage, deadline: Deadline | None = None) -> Outcomes:
     """Return how many damages of one kind had which outcome. Raises ``AssertionError`` for one that none may have."""
     outcomes: Outcomes = Counter()
     for kind, what in damage(world):
+        if deadline is not None and deadline.passed():
+            break
         try:
             outcomes[kind, look(world, end_is_gone=kind == _END)] += 1
         except Exception as error:
@@ -196,36 +201,39 @@ def tally_of(world: World, damage: Damage) -> Outcomes:
 
 def _table(rows: dict[tuple[str, str, str], Outcomes]) -> str:
     """Return the outcomes of each damage to each kind of store, over all kinds of file."""
-    lines = [f"{'level':<10}{'store':<11}{'damage':<17}{EXACT:>9}{PREFIX:>16}{REFUSED:>9}{UNNOTICED:>11}"]
-    for (level, store, damage), outcomes in rows.items():
+    lines = [f"{'damage':<17}{'level':<10}{'store':<11}{EXACT:>9}{PREFIX:>16}{REFUSED:>9}{UNNOTICED:>11}"]
+    for (damage, level, store), outcomes in sorted(rows.items()):
         sums: Counter[str] = Counter()
         for (_, outcome), count in outcomes.items():
             sums[outcome] += count
         counts = f"{sums[EXACT]:>9,}{sums[PREFIX]:>16,}{sums[REFUSED]:>9,}{sums[UNNOTICED]:>11,}"
-        lines.append(f"{level:<10}{store:<11}{damage:<17}{counts}")
+        lines.append(f"{damage:<17}{level:<10}{store:<11}{counts}")
     return "\n".join(lines)
 
 
 def run(seconds: float, seed: int) -> Tally:
-    """Do every damage to every store, then to stores with other ids and checksums, until the time is over."""
+    """Do every damage to every store, then to stores with other ids and checksums, until the time is over.
+
+    The seed decides on the first of these stores, and on the order in which they get the same damage.
+    """
     deadline = Deadline(seconds)
+    choice = random.Random(seed)
     tally = Tally("damage")
     rows: dict[tuple[str, str, str], Outcomes] = {}
-    while not (deadline.passed() or tally.failures):
-        for damage_name, damage in DAMAGES.items():
-            for level in LEVELS:
-                for store_name, build in STORES.items():
-                    if deadline.passed() or tally.failures:
-                        continue
-                    try:
-                        outcomes = tally_of(build(level, seed), damage)
-                    except AssertionError as error:
-                        tally.failures.append(f"{level.value} store, {store_name}, seed {seed}: {error}")
-                        continue
-                    rows.setdefault((level.value, store_name, damage_name), Counter()).update(outcomes)
+    try:
+        while not deadline.passed():
+            for damage_name, damage in DAMAGES.items():
+                for level, store_name in choice.sample(_KINDS, len(_KINDS)):
+                    if deadline.passed():
+                        break
+                    what = f"{level.value} store, {store_name}, seed {seed}"
+                    outcomes = tally_of(STORES[store_name](level, seed), damage, deadline)
+                    rows.setdefault((damage_name, level.value, store_name), Counter()).update(outcomes)
                     tally.runs += 1
                     tally.points += outcomes.total()
-        seed += 1
+            seed += 1
+    except AssertionError as error:
+        tally.failures.append(f"{what}: {error}")
     tally.seconds = deadline.elapsed()
     print(_table(rows))
     return tally
