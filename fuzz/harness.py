@@ -65,7 +65,11 @@ def main(run: Run, description: str, replay: Callable[[str], Tally] | None = Non
     parser.add_argument("--seed", type=int, default=None, help="the first seed (default: a random one)")
     parser.add_argument("--no-ledger", action="store_true", help="leave the ledger as it is")
     if replay is not None:
-        parser.add_argument("--replay", metavar="FILE_OR_SEED", help="show a failure again")
+        parser.add_argument(
+            "--replay",
+            metavar="FAILURE",
+            help="show a failure again: a file, a seed or the line that was printed, as the harness has it",
+        )
     arguments = parser.parse_args()
     is_replay = replay is not None and arguments.replay is not None
     seed = random.SystemRandom().randrange(2**32) if arguments.seed is None else arguments.seed

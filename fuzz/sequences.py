@@ -9,6 +9,7 @@ from typing import Final
 from fuzz.disk_states import Disk, DiskStates, disk_of, power_losses, tree_of
 from tests.crash.worlds import Operation, World
 from walstore.model.events import Cancelled, Scheduled, Started
+from walstore.model.records import SchedulerJobRecord
 from walstore.model.schedule import Periodic
 from walstore.options import Durability, WalOptions
 from walstore.testing.model import NOW_NS, Jobs
@@ -34,7 +35,7 @@ _LONG: Final = "ai.geo." + "tile" * 30
 _WORLD: Final = 1
 """The seed of the store id and of the checksums' seeds."""
 
-Found = frozenset[tuple[str, object]]
+Found = frozenset[tuple[str, SchedulerJobRecord]]
 """The jobs of a store, to be compared quickly."""
 
 

@@ -25,7 +25,7 @@ from walstore.errors import StoreNotFoundError
 from walstore.options import Durability
 from walstore.testing.sim_fs import SimFileSystem
 
-__all__ = ["Counts", "Explorer", "FoundError", "run"]
+__all__ = ["Counts", "Explorer", "FoundError", "replay", "run"]
 
 _AFTERWARDS: Final = 2
 """The seed of the checksums' seeds: no recovery uses those of the store that it finds, which have another."""
@@ -108,7 +108,8 @@ class Explorer:
             self.counts.distinct += 1
             found = self._outcomes[key] = self._recover(disk_under(tree_of(state[1]), boot), where, level)
         if found not in allowed:
-            raise FoundError(f"{where}: found {sorted(found)}, allowed are {[sorted(jobs) for jobs in allowed]}")
+            expected = " or ".join(sorted(map(_brief, allowed)))
+            raise FoundError(f"{where}: found {_brief(found)} where there must be {expected}")
 
     def _recover(self, fs: SimFileSystem, where: str, level: Durability) -> Found:
         """Read a disk, recover it, check that both see the same and that the store goes on; return what it held."""
@@ -162,6 +163,14 @@ class Explorer:
 
 def _name(level: Durability, sequence: Sequence[str]) -> str:
     return f"{level.value}: {' '.join(('create', *sequence))}"
+
+
+def _brief(found: Found) -> str:
+    """Tell states apart: every run of a job began at another instant."""
+    jobs = sorted(found, key=lambda item: item[0])
+    return (
+        ", ".join(f"{job[:8]} {record.status.value} {record.last_started_at_ns}" for job, record in jobs) or "nothing"
+    )
 
 
 def _read(world: World) -> Found | None:
@@ -225,5 +234,21 @@ def run(seconds: float, seed: int) -> Tally:
     return tally
 
 
+def replay(failure: str) -> Tally:
+    """Check the one sequence again with which the line of a failure begins, as in ``power: create event compact``."""
+    deadline, tally, explorer = Deadline(float("inf")), Tally("small_worlds", runs=1), Explorer()
+    level, _, names = failure.partition(",")[0].partition(":")
+    sequence = names.split()[1:]
+    try:
+        explorer.check(Durability(level), sequence)
+        explorer.check_recoveries(Durability(level), sequence)
+    except FoundError as error:
+        tally.failures.append(str(error))
+    tally.points, tally.seconds = explorer.counts.enumerated, deadline.elapsed()
+    return tally
+
+
 if __name__ == "__main__":
-    main(run, "Every short sequence of operations, crashed everywhere, with every state that a crash may leave.")
+    main(
+        run, "Every short sequence of operations, crashed everywhere, with every state that a crash may leave.", replay
+    )

@@ -8,7 +8,7 @@ import pytest
 
 from fuzz.disk_states import power_losses
 from fuzz.sequences import ALPHABET
-from fuzz.small_worlds import Explorer, FoundError
+from fuzz.small_worlds import Explorer, FoundError, replay
 from tests.crash.worlds import LEVELS
 from walstore.engine.recovery import Situation
 from walstore.options import Durability
@@ -49,9 +49,10 @@ def test_a_device_that_lies_about_flushes_is_noticed(
 ) -> None:
     monkeypatch.setattr(node, "sync", lambda _: None)
     explorer = Explorer()
-    with pytest.raises(FoundError):
+    with pytest.raises(FoundError) as found:
         for sequence in sequences(1):
             explorer.check(Durability.POWER, sequence)
+    assert replay(str(found.value)).failures
 
 
 def outcomes(fs: SimFileSystem) -> set[tuple[tuple[str, bytes | None], ...]]:
