@@ -75,6 +75,32 @@ def test_names(world: tuple[FileSystem, str]) -> None:
         fs.list_directory(f"{directory}/file")
 
 
+def test_a_shared_lock_keeps_the_writer_out_and_writes_nothing(world: tuple[FileSystem, str]) -> None:
+    fs, directory = world
+    path = f"{directory}/LOCK"
+    with pytest.raises(FileNotFoundError):
+        fs.lock_shared(path)
+    assert fs.list_directory(directory) == []
+    writer = fs.lock(path)
+    assert writer is not None
+    writer.write(b"me")
+    assert fs.lock_shared(path) is None
+    writer.release()
+    first, second = fs.lock_shared(path), fs.lock_shared(path)
+    assert first is not None
+    assert second is not None
+    assert first.read() == b"me"
+    with pytest.raises(OSError, match="LOCK|Bad file"):
+        first.write(b"x")
+    first.release()
+    assert fs.lock(path) is None
+    second.release()
+    third = fs.lock(path)
+    assert third is not None
+    assert third.read() == b"me"
+    third.release()
+
+
 def test_the_lock_is_exclusive(world: tuple[FileSystem, str]) -> None:
     fs, directory = world
     lock = fs.lock(f"{directory}/LOCK")

@@ -113,6 +113,6 @@ def _taken(gap: Gap) -> str:
         return "events of any job"
     if gap.loses == "nothing":
         return "nothing"
-    after = f" after {gap.after_key}" if gap.after_key is not None else ""
-    before = f" before {gap.before_key}" if gap.before_key is not None else ""
-    return f"records of {'the' if after or before else 'all'} jobs{after}{before}"
+    bounds = [f"after {gap.after_key}"] if gap.after_key is not None else []
+    bounds += [f"before {gap.before_key}"] if gap.before_key is not None else []
+    return f"records of jobs {' and '.join(bounds)}" if bounds else "records of any job"

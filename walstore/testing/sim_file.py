@@ -192,13 +192,21 @@ class SimLock(Lock):
     """A lock within its world; ``locked`` holds a node for each. An abandoned one stays until the world ends."""
 
     def __init__(
-        self, world: SimWorld, path: str, node: FileNode, locked: list[FileNode], find: Callable[[str], object]
+        self,
+        world: SimWorld,
+        path: str,
+        node: FileNode,
+        locked: list[FileNode],
+        find: Callable[[str], object],
+        *,
+        writable: bool = True,
     ) -> None:
         self._world = world
         self._path = path
         self._node = node
         self._locked = locked
         self._find = find
+        self._writable = writable
         self._closed = False
         world._handles[self] = path
 
@@ -211,6 +219,8 @@ class SimLock(Lock):
     def write(self, data: bytes) -> None:
         with self._world._mutex:
             self._require_open()
+            if not self._writable:
+                raise os_error(errno.EBADF, self._path)
             self._world._begin(("lock_write", self._path))
             _write(self._world, self._path, self._node, 0, data)
             self._node.resize(len(data))

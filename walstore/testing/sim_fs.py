@@ -179,7 +179,7 @@ class SimFileSystem(SimWorld, FileSystem):
             if node in self._locked:
                 return None
             self._shared.append(node)
-            return SimLock(self, path, node, self._shared, self._find)
+            return SimLock(self, path, node, self._shared, self._find, writable=False)
 
     def read_small(self, path: str) -> bytes:
         path = _normal(path)
