@@ -10,7 +10,6 @@ import ctypes
 import fcntl
 import os
 import random
-import shutil
 import struct
 import subprocess
 import sys
@@ -19,7 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
-__all__ = ["Disk", "UnavailableError", "private_mounts", "tool"]
+from fuzz.tools import UnavailableError, tool
+
+__all__ = ["Disk", "private_mounts"]
 
 _FS_IOC_SHUTDOWN: Final = 0x8004587D
 _NO_LOG_FLUSH: Final = 2
@@ -27,13 +28,8 @@ _CLONE_NEWNS: Final = 0x20000
 _MS_PRIVATE_REC: Final = 0x40000 | 0x4000
 _WRITE_AND_WAIT: Final = 7
 _PAGE_BYTES: Final = 4096
-_TOOLS: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 _IMAGE_BYTES: Final = {"ext4": 64 * 1024**2, "xfs": 400 * 1024**2}
 _MAKE: Final = {"ext4": ("mkfs.ext4", "-q", "-F"), "xfs": ("mkfs.xfs", "-q", "-f")}
-
-
-class UnavailableError(Exception):
-    """File systems can't be made or mounted here; the message says why."""
 
 
 class Disk:
@@ -124,14 +120,6 @@ def private_mounts() -> Iterator[None]:
             _check(libc.setns(before.fileno(), _CLONE_NEWNS), "leaving the private mount namespace")
             # Entering a namespace of mounts ends in its root.
             os.chdir(directory)
-
-
-def tool(name: str) -> str:
-    """Return the path of a program. Raises ``UnavailableError`` where it is not installed."""
-    path = shutil.which(name, path=_TOOLS)
-    if path is None:
-        raise UnavailableError(f"{name} is not installed")
-    return path
 
 
 def _check(result: int, doing: str) -> None:

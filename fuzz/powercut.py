@@ -18,11 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from fuzz.disks import Disk, UnavailableError, private_mounts
+from fuzz.disks import Disk, private_mounts
 from fuzz.harness import Deadline, Tally, main
 from fuzz.lives import LANES, Board, Plan, plan_of
 from fuzz.past import Past, read_store
-from fuzz.writer import Writer, fork
+from fuzz.tools import UnavailableError
+from fuzz.writer import Writer, fork, wait
 from walstore.engine.environment import Environment
 from walstore.format.filenames import parse_segment, parse_snapshot
 from walstore.fs.os_fs import OsFileSystem
@@ -32,8 +33,6 @@ from walstore.wal import os_environment
 __all__ = ["run", "run_ext4", "run_xfs"]
 
 _KINDS: Final = ("ext4", "xfs")
-_HANGS_S: Final = 60.0
-_POLL_S: Final = 0.0005
 
 
 def run(seconds: float, seed: int) -> Tally:
@@ -124,7 +123,7 @@ class _Victim:
             if plan.stops_after is None:
                 time.sleep(0.0005 * 100 ** choice.random())
                 os.kill(child, signal.SIGSTOP)
-            end = _wait(child)
+            end = wait(child)
             if cuts:
                 if choice.random() < 0.3:
                     self._disk.write_back_some(self._directory, choice)
@@ -177,19 +176,6 @@ class _Victim:
         if max(snapshots, default=0) < snapshot_lsn:
             return f"the snapshot of LSN {snapshot_lsn} was in use and is gone: {sorted(names)}"
         return ""
-
-
-def _wait(child: int) -> str:
-    """Wait until a child has stopped, all of its threads, or ended. Returns what is wrong with that; "" if nothing."""
-    deadline = Deadline(_HANGS_S)
-    while not deadline.passed():
-        # Not reaped yet, so that the process id is no one else's until the child is ended for good.
-        result = os.waitid(os.P_PID, child, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if result is not None:
-            ended_well = result.si_code == os.CLD_STOPPED or (result.si_code, result.si_status) == (os.CLD_EXITED, 0)
-            return "" if ended_well else f"a writer ended with exit status or signal {result.si_status}"
-        time.sleep(_POLL_S)
-    return f"a writer was still busy after {_HANGS_S} seconds"
 
 
 def _end(child: int) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
+from fuzz.harness import Deadline
 from fuzz.lives import Board, Plan, Unit, operations
 from walstore.engine.environment import Environment
 from walstore.errors import StoreLockedError
@@ -17,9 +19,11 @@ from walstore.model.events import Cancelled, Event, Finished, Restored, Schedule
 from walstore.testing.model import Jobs, apply, jobs_of
 from walstore.wal import WalPersistence
 
-__all__ = ["Writer", "fork"]
+__all__ = ["Writer", "fork", "wait"]
 
-_FAILED = 1
+_FAILED: Final = 1
+_HANGS_S: Final = 60.0
+_POLL_S: Final = 0.0005
 
 
 class _Clock(threading.local):
@@ -51,10 +55,14 @@ class Writer:
         assert expected is None or found == expected, f"opened with {found}, and a reader had found {expected}"
         self._name_files(store)
         self._board.open()
+        self._record_lanes(store, found, on_error)
+        store.close()
+        self._board.sync(self._plan.lanes[0], self._board.acknowledged())
 
+    def _record_lanes(self, store: WalPersistence, found: Jobs, on_error: Callable[[], NoReturn]) -> None:
         def run(lane: int) -> None:
             try:
-                self._record(store, lane, {job: found[job] for job in found if job.startswith(f"lane{lane}.")})
+                self._record(store, lane, _jobs_of_lane(found, lane))
             except BaseException:  # noqa: BLE001  # Told at once: the process may be killed before it is joined.
                 on_error()
 
@@ -64,8 +72,6 @@ class Writer:
         run(self._plan.lanes[0])
         for thread in threads:
             thread.join()
-        store.close()
-        self._board.sync(self._plan.lanes[0], self._board.acknowledged())
 
     def _open(self) -> WalPersistence:
         while True:
@@ -95,19 +101,25 @@ class Writer:
                 for event in unseen:
                     apply(jobs, event)
                 unseen.clear()
-                records = store.load_all() if name == "load" else store.iter_jobs()
-                mine = {str(record.id): record for record in records if str(record.id).startswith(f"lane{lane}.")}
-                assert mine == jobs, f"{name} shows {mine}, and {jobs} was recorded"
+                self._compare(store, lane, name, jobs)
             else:
-                acknowledged = board.acknowledged()
-                if name == "sync":
-                    store.sync()
-                else:
-                    store.flush_checkpoint(compact=name == "compact")
-                board.sync(lane, acknowledged)
+                self._sync(store, lane, name)
             self._name_files(store)
             if number == stops_after:
                 os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _compare(self, store: WalPersistence, lane: int, name: str, jobs: Jobs) -> None:
+        records = store.load_all() if name == "load" else store.iter_jobs()
+        mine = _jobs_of_lane({str(record.id): record for record in records}, lane)
+        assert mine == jobs, f"{name} shows {mine}, and {jobs} was recorded"
+
+    def _sync(self, store: WalPersistence, lane: int, name: str) -> None:
+        acknowledged = self._board.acknowledged()
+        if name == "sync":
+            store.sync()
+        else:
+            store.flush_checkpoint(compact=name == "compact")
+        self._board.sync(lane, acknowledged)
 
     def _name_files(self, store: WalPersistence) -> None:
         if store._store is not None:
@@ -134,6 +146,10 @@ class Writer:
                 raise TypeError(f"not an event of a lane: {event!r}")
 
 
+def _jobs_of_lane(jobs: Jobs, lane: int) -> Jobs:
+    return {job: record for job, record in jobs.items() if job.startswith(f"lane{lane}.")}
+
+
 def fork(writer: Writer, expected: Jobs | None, complaint: Path) -> int:
     """Start a life in a forked child and return its process id. What goes wrong there is written to ``complaint``.
 
@@ -153,3 +169,16 @@ def fork(writer: Writer, expected: Jobs | None, complaint: Path) -> int:
         os._exit(0)
     except BaseException:  # noqa: BLE001  # Nothing of the parent may run in here, whatever happens.
         complain()
+
+
+def wait(child: int) -> str:
+    """Wait until a child has stopped, all of its threads, or ended. Returns what is wrong with that; "" if nothing."""
+    deadline = Deadline(_HANGS_S)
+    while not deadline.passed():
+        # Not reaped yet, so that the process id is no one else's until the child is ended for good.
+        result = os.waitid(os.P_PID, child, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if result is not None:
+            ended_well = result.si_code == os.CLD_STOPPED or (result.si_code, result.si_status) == (os.CLD_EXITED, 0)
+            return "" if ended_well else f"a writer ended with exit status or signal {result.si_status}"
+        time.sleep(_POLL_S)
+    return f"a writer was still busy after {_HANGS_S} seconds"
