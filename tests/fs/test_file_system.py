@@ -90,7 +90,7 @@ def test_a_shared_lock_keeps_the_writer_out_and_writes_nothing(world: tuple[File
     assert first is not None
     assert second is not None
     assert first.read() == b"me"
-    with pytest.raises(OSError, match="LOCK|Bad file"):
+    with pytest.raises(OSError, match="Bad file"):
         first.write(b"x")
     first.release()
     assert fs.lock(path) is None
