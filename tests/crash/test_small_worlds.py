@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from itertools import product
 
 import pytest
 
-from fuzz.disk_states import power_losses
-from fuzz.sequences import ALPHABET
+from fuzz.disk_states import Disk, disk_of, power_losses
+from fuzz.sequences import ALPHABET, disk_under, moments
 from fuzz.small_worlds import Explorer, FoundError, replay
 from tests.crash.worlds import LEVELS
 from walstore.engine.recovery import Situation
 from walstore.options import Durability
+from walstore.testing import sim_disk
 from walstore.testing.sim_disk import SECTOR_BYTES, DirectoryNode, FileNode
 from walstore.testing.sim_fs import SimFileSystem
 
@@ -85,20 +87,15 @@ def test_each_sector_length_and_name_survives_on_its_own() -> None:
     assert outcomes(fs) == {(old,), (new,), (old, other), (new, other), (), (other,)}
 
 
-def test_the_states_hold_whatever_a_power_loss_without_torn_sectors_leaves() -> None:
-    fs = SimFileSystem(1)
-    file = fs.create("/a.b")
-    file.allocate(3 * SECTOR_BYTES)
-    fs.sync_directory("/")
-    for sector in range(3):
-        file.write(sector * SECTOR_BYTES, bytes([sector + 1]) * SECTOR_BYTES)
-    expected = outcomes(fs)
-    assert len(expected) == 2 + 2**3 - 1
-    for _ in range(200):
-        after = fs.power_loss()
-        content = bytes(after._file("/a.b").data)
-        if all(
-            content[start : start + SECTOR_BYTES].count(content[start]) == SECTOR_BYTES
-            for start in range(0, len(content), SECTOR_BYTES)
-        ):
-            assert (("/a.b", content),) in expected
+def lasting(disk: Disk) -> frozenset[tuple[str, bytes | None]]:
+    return frozenset((path, content.data) for path, content in disk.items() if not path.endswith(".tmp"))
+
+
+def test_whatever_a_power_loss_without_torn_sectors_may_leave_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sim_disk, "_TORN_SHARE", 0.0)
+    for moment in moments(Durability.PROCESS, ("many", "event", "many", "compact"), copies=True):
+        listed = {lasting(disk) for _, disk in moment.lost}
+        assert moment.copy is not None
+        for seed in range(30):
+            after = disk_under(moment.copy.copy({}), 1).power_loss(random.Random(seed))
+            assert lasting(disk_of(after._root)[1]) in listed
