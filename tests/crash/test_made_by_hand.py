@@ -7,6 +7,7 @@ import pytest
 from tests.crash.worlds import DIRECTORY, World, contents, jobs_of
 from walstore import WalPersistence
 from walstore.cli.files import look
+from walstore.engine.salvage import salvage
 from walstore.errors import CorruptionError, StoreLockedError
 from walstore.format.codec import JobCodec
 from walstore.format.filenames import segment_name, snapshot_name
@@ -14,6 +15,7 @@ from walstore.format.frame import encode_frame
 from walstore.format.index import IndexEntry, Trailer, encode_index
 from walstore.format.layout import HEADER_BYTES, FileKind, FrameKind, Header, Watermark
 from walstore.model.records import JobState
+from walstore.wal import JOBS
 
 NONCE = 7
 STATE: JobState = (0, None, None, None, 0, (0,))
@@ -103,6 +105,16 @@ def test_a_snapshot_whose_records_are_not_in_order_is_refused(forged: bytes) -> 
         reader.load_all()
     with pytest.raises(CorruptionError, match="records"):
         list(reader.iter_jobs())
+
+
+@pytest.mark.parametrize("others", [{}, {segment_name(0, 1): segment(0)}], ids=["no segment", "a covered segment"])
+def test_a_snapshot_without_its_log_is_salvaged(others: dict[str, bytes]) -> None:
+    world = world_of({snapshot_name(512): snapshot(512, ["a.b"], ["a.c"]), **others})
+    found = salvage(world.environment(), DIRECTORY, "/data/new", JOBS, 1024)
+    assert found.is_damaged
+    assert (found.records, [gap.from_lsn for gap in found.gaps]) == (2, [512])
+    with WalPersistence("/data/new", environment=world.environment()) as store:
+        assert list(jobs_of(store)) == ["a.b", "a.c"]
 
 
 @pytest.mark.parametrize("offset", [1, 8, HEADER_BYTES - 1])
