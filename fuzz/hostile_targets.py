@@ -15,6 +15,7 @@ from fuzz.hostile_files import BOOT_ID, MutateBytes, mutate_files, mutate_payloa
 from walstore.cli.files import look
 from walstore.engine.environment import Environment
 from walstore.engine.recovery import Situation
+from walstore.engine.salvage import salvage
 from walstore.engine.snapshot import Snapshot
 from walstore.errors import CorruptionError, SchedulerPersistenceError
 from walstore.format import filenames
@@ -27,7 +28,7 @@ from walstore.model.records import JobState, SchedulerJobRecord, record_of
 from walstore.model.reducer import JobReducer, fold, settled
 from walstore.options import WalOptions
 from walstore.testing.sim_fs import SimFileSystem
-from walstore.wal import WalPersistence
+from walstore.wal import JOBS, WalPersistence
 
 __all__ = ["TARGETS", "Mutator", "Target", "bounded", "make_store"]
 
@@ -37,6 +38,7 @@ Mutator = Callable[[bytes, random.Random, MutateBytes], bytes]
 _BYTES_PER_BYTE_MAX: Final = 256
 _BYTES_MAX: Final = 8 * 1024 * 1024
 _DIRECTORY: Final = "/store"
+_TARGET: Final = "/salvaged"
 _SEED: Final = 0x0102030405060708
 _CODEC: Final = JobCodec()
 
@@ -142,11 +144,12 @@ def snapshot(data: bytes) -> None:
 
 
 def store(data: bytes) -> None:
-    """Open a whole store as a reader and as a writer, and look at its files one by one."""
+    """Open a whole store as a reader and as a writer, salvage it, and look at its files one by one."""
     files = split_files(data)
     fs = make_store(files)
     look(fs, _DIRECTORY, fs.list_directory(_DIRECTORY))
     seen = _read(fs)
+    _salvage(fs.clone())
     twin = fs.clone()
     twin._boot_id = BOOT_ID
     try:
@@ -173,10 +176,19 @@ def store(data: bytes) -> None:
         assert _read(twin) == jobs
 
 
-def _read(fs: SimFileSystem) -> list[SchedulerJobRecord] | None:
+def _salvage(fs: SimFileSystem) -> None:
+    """Whatever is salvaged can be read."""
+    try:
+        salvage(_environment(fs), _DIRECTORY, _TARGET, JOBS, 1024)
+    except SchedulerPersistenceError:
+        return
+    assert _read(fs, _TARGET) is not None
+
+
+def _read(fs: SimFileSystem, directory: str = _DIRECTORY) -> list[SchedulerJobRecord] | None:
     """Return what a reader finds, the jobs in the order of their ids; None where it finds none."""
     try:
-        reader = _open(fs, read_only=True)
+        reader = _open(fs, directory, read_only=True)
         jobs = reader.load_all()
         ordered = list(reader.iter_jobs())
     except SchedulerPersistenceError:
@@ -185,8 +197,13 @@ def _read(fs: SimFileSystem) -> list[SchedulerJobRecord] | None:
     return ordered
 
 
-def _open(fs: SimFileSystem, *, read_only: bool = False) -> WalPersistence:
-    environment = Environment(
+def _open(fs: SimFileSystem, directory: str = _DIRECTORY, *, read_only: bool = False) -> WalPersistence:
+    options = WalOptions(segment_bytes_min=1024, segment_bytes_max=1024, merge_memory_bytes=4096)
+    return WalPersistence(directory, read_only=read_only, options=options, environment=_environment(fs))
+
+
+def _environment(fs: SimFileSystem) -> Environment:
+    return Environment(
         fs=fs,
         random_bytes=random.Random(1).randbytes,
         monotonic_ns=lambda: 0,
@@ -194,8 +211,6 @@ def _open(fs: SimFileSystem, *, read_only: bool = False) -> WalPersistence:
         holder=lambda: {"host": "fuzz", "pid": 1},
         threads=False,
     )
-    options = WalOptions(segment_bytes_min=1024, segment_bytes_max=1024, merge_memory_bytes=4096)
-    return WalPersistence(_DIRECTORY, read_only=read_only, options=options, environment=environment)
 
 
 def make_store(files: dict[str, bytes]) -> SimFileSystem:
