@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -21,6 +22,8 @@ from walstore.wal import WalPersistence
 
 __all__ = ["Writer", "fork", "wait"]
 
+_LIBC: Final = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG: Final = 1
 _FAILED: Final = 1
 _HANGS_S: Final = 60.0
 _POLL_S: Final = 0.0005
@@ -164,6 +167,8 @@ def fork(writer: Writer, expected: Jobs | None, complaint: Path) -> int:
         complaint.write_text(traceback.format_exc(), encoding="utf-8")
         os._exit(_FAILED)
 
+    # A writer that has stopped would else outlive a harness that is killed, and keep its file system mounted.
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         writer.live(expected, complain)
         os._exit(0)
