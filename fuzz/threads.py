@@ -111,7 +111,8 @@ class _SimulatedLife:
         floors = [worker.durable if power else worker.kept for worker in workers]
         twin = self._fs.clone()
         ceilings = [len(worker.kinds) for worker in workers]
-        self._recover(twin.power_loss(self._choice) if power else twin, workers, floors, ceilings)
+        crashed = twin.power_loss(self._choice) if power else twin
+        self._recover("after a power loss" if power else "after a kill", crashed, workers, floors, ceilings)
 
     def _end(self, crew: Crew) -> None:
         """Close the store, sometimes while the threads are at work, and check what is left."""
@@ -119,24 +120,29 @@ class _SimulatedLife:
         closes_early = self._choice.random() < 0.3
         if not closes_early:
             crew.stop()
+        poisoned = False
         try:
             crew.close()
         except StorePoisonedError:
-            floors = [worker.durable for worker in workers]
-            fs = self._fs.power_loss(self._choice)
-        else:
-            floors = [worker.kept if closes_early else len(worker.kinds) for worker in workers]
-            fs = self._fs.clone()
+            poisoned = True
         crew.join()
-        self._recover(fs, workers, floors, [len(worker.kinds) for worker in workers])
+        if poisoned:
+            where, floors, fs = "poisoned", [worker.durable for worker in workers], self._fs.power_loss(self._choice)
+        elif closes_early:
+            where, floors, fs = "closed at work", [worker.kept for worker in workers], self._fs.clone()
+        else:
+            where, floors, fs = "closed", [len(worker.kinds) for worker in workers], self._fs.clone()
+        self._recover(where, fs, workers, floors, [len(worker.kinds) for worker in workers])
 
-    def _recover(self, fs: SimFileSystem, workers: list[Worker], floors: list[int], ceilings: list[int]) -> None:
+    def _recover(
+        self, where: str, fs: SimFileSystem, workers: list[Worker], floors: list[int], ceilings: list[int]
+    ) -> None:
         self._tally.points += 1
         fs.capacity_bytes = None
         with WalPersistence(_DIRECTORY, options=OPTIONS, environment=_environment(fs, threads=False)) as store:
             jobs = {str(job.id): job for job in store.load_all()}
         for worker, floor, ceiling in zip(workers, floors, ceilings, strict=True):
-            worker.check(jobs, floor, ceiling)
+            worker.check(where, jobs, floor, ceiling)
 
 
 class _RealLife:
@@ -169,7 +175,7 @@ class _RealLife:
         with WalPersistence(self._path, options=OPTIONS) as again:
             jobs = {str(job.id): job for job in again.load_all()}
         for worker in crew.workers:
-            worker.check(jobs, len(worker.kinds), len(worker.kinds))
+            worker.check("closed", jobs, len(worker.kinds), len(worker.kinds))
         self._tally.points += 1
 
     def remove(self) -> None:

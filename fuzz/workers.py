@@ -88,18 +88,22 @@ class Worker:
             self.ended = True
         self.calls += 1
 
-    def check(self, jobs: dict[str, SchedulerJobRecord], floor: int, ceiling: int) -> None:
+    def check(self, where: str, jobs: dict[str, SchedulerJobRecord], floor: int, ceiling: int) -> None:
         """Check that ``jobs`` holds the first n units, each once and whole, with n between the bounds."""
         one, left, right = (jobs[job] for job in (self._one, self._left, self._right))
-        found = f"{self._one}: {one.consecutive_failures} single events, {left.consecutive_failures} batches"
+        found = f"{where}, {self._one}: {one.consecutive_failures} single events, {left.consecutive_failures} batches"
         assert left.consecutive_failures == right.consecutive_failures, f"half a batch: {found}"
         units = one.consecutive_failures + left.consecutive_failures
         assert floor <= units <= ceiling, f"{found}, which should be {floor} to {ceiling} units"
         for job, is_batch in ((one, False), (left, True), (right, True)):
             numbers = [number for number, kind in enumerate(self.kinds[:units], 1) if kind is is_batch]
-            assert len(numbers) == job.consecutive_failures, f"a hole in the units: {found}, in {self.kinds[:units]}"
+            assert len(numbers) == job.consecutive_failures, (
+                f"a hole in the units: {found}, in {[int(kind) for kind in self.kinds[:units]]}"
+            )
             last = numbers[-1] if numbers else None
-            assert job.last_finished_at_ns == last, f"{job.id} ended at {job.last_finished_at_ns} and not at {last}"
+            assert job.last_finished_at_ns == last, (
+                f"{found}; {job.id} ended at {job.last_finished_at_ns} and not at {last}"
+            )
 
     def _step(self, name: str) -> None:
         if name in {"one", "many"}:
@@ -108,7 +112,8 @@ class Worker:
             jobs = {str(job.id): job for job in self._store.load_all()}
             # Once the store is poisoned, it shows what is durable only.
             poisoned = self._store._store is not None and self._store._store._commit.failure is not None
-            self.check(jobs, self.durable if poisoned else len(self.kinds), len(self.kinds))
+            where = "load_all once poisoned" if poisoned else "load_all"
+            self.check(where, jobs, self.durable if poisoned else len(self.kinds), len(self.kinds))
         else:
             units = len(self.kinds)
             try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +16,7 @@ from walstore.model.events import Started
 from walstore.options import Durability
 from walstore.testing.sim_file import SimFile
 from walstore.testing.sim_fs import SimFileSystem
+from walstore.wal import WalPersistence
 
 pytestmark = pytest.mark.mutation
 
@@ -223,3 +227,45 @@ def test_a_compaction_whose_store_a_signal_handler_closed_changes_nothing_any_mo
 
 def _lasting(world: World) -> dict[str, bytes]:
     return {name: content for name, content in contents(world.fs).items() if not name.endswith(".tmp")}
+
+
+class _RotationSeenFileSystem(_WatchedFileSystem):
+    """Tells when a segment was begun, once it is asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Event()
+
+    def create(self, path: str) -> File:
+        file = super().create(path)
+        self.begun.set()
+        return file
+
+
+def test_closing_in_the_middle_of_a_sync_waits_for_no_compaction_that_waits_for_this_sync() -> None:
+    """A signal handler closes the store: nothing that closing waits for may need what the interrupted sync holds."""
+    fs = _RotationSeenFileSystem()
+    world = World(1, fs)
+    store = WalPersistence(DIRECTORY, options=world.options, environment=replace(world.environment(), threads=True))
+    for number in range(3):
+        store.record_started(f"job.n{number}", number)
+    assert store._store is not None
+    compactor, events = store._store._compactor, store._store._events
+
+    def handle() -> None:
+        fs.begun.clear()
+        threading.Thread(target=compactor._run_reporting, args=(events,), daemon=True).start()
+        fs.begun.wait()
+        store.close()
+
+    def interrupted_sync() -> None:
+        with suppress(SchedulerPersistenceError):
+            store.sync()
+
+    fs.let("before", 1, handle)
+    interrupted = threading.Thread(target=interrupted_sync, daemon=True)
+    interrupted.start()
+    interrupted.join(timeout=30)
+    assert not interrupted.is_alive()
+    assert set(jobs_of(world.open())) == {"job.n0", "job.n1", "job.n2"}
+    world.close()

@@ -183,8 +183,9 @@ class Compactor(Generic[EventT, StateT]):
                 # An attempt that failed is repeated where it was: else each would leave a segment more.
                 self._attempt = (self._log.rotate(), events)
             base_lsn, events = self._attempt
-            # Before a snapshot says so, everything below it must be on the device: recovery takes it for a watermark.
-            self._commit.sync()
+            # Nobody is waited for: the snapshot will hold what somebody else is syncing just now, and a signal handler
+            # may wait for this compaction in the middle of a sync of its own thread, as one does that closes the store.
+            self._commit.settle()
             view = self._keeper.call(lambda: self._open_view(base_lsn))
             try:
                 snapshot_bytes = self._write(view, base_lsn)
