@@ -280,8 +280,11 @@ class Store(Generic[EventT, StateT]):
             self._keeper.call(self._buffer.drain)
 
     def _open_view(self) -> View[EventT, StateT]:
-        pending = self._buffer.pending() if self._commit.failure is None else []
-        end_lsn = self._log.end_lsn() if self._commit.failure is None else self._commit.durable_lsn
+        # One look at the failure: a sync that fails between two would leave out what lies between log and buffer.
+        if self._commit.failure is None:
+            pending, end_lsn = self._buffer.pending(), self._log.end_lsn()
+        else:
+            pending, end_lsn = [], self._commit.durable_lsn
         with storage_errors(f"reading {self.directory}"):
             files = survey(self._environment.fs, self.directory, self._plug, created=True)
         assert files is not None
