@@ -10,11 +10,12 @@ from dataclasses import replace
 import pytest
 
 from tests.crash.worlds import DIRECTORY, LEVELS, World, contents, jobs_of
+from walstore.engine.recovery import Situation
 from walstore.errors import SchedulerPersistenceError
 from walstore.fs.api import File
 from walstore.model.events import Started
 from walstore.options import Durability
-from walstore.testing.sim_file import SimFile
+from walstore.testing.sim_file import SimAppender, SimFile
 from walstore.testing.sim_fs import SimFileSystem
 from walstore.wal import WalPersistence
 
@@ -58,6 +59,19 @@ class _WatchedFile(SimFile):
         self._world.happens("before", self._path)
         super().sync()
         self._world.happens("after", self._path)
+
+    def appender(self, start: int, end: int) -> SimAppender:
+        return _WatchedAppender(self._world, self._path, self._node, start, end)
+
+
+class _WatchedAppender(SimAppender):
+    """An appender that tells its world when something was appended."""
+
+    def write(self, data: bytes, /) -> None:
+        super().write(data)
+        operation, path = self._step
+        assert isinstance(self._world, _WatchedFileSystem)
+        self._world.happens(operation, path)
 
 
 def _start(world: World, count: int) -> None:
@@ -268,4 +282,20 @@ def test_closing_in_the_middle_of_a_sync_waits_for_no_compaction_that_waits_for_
     interrupted.join(timeout=30)
     assert not interrupted.is_alive()
     assert set(jobs_of(world.open())) == {"job.n0", "job.n1", "job.n2"}
+    world.close()
+
+
+@pytest.mark.parametrize("level", [Durability.PROCESS, Durability.POWER], ids=lambda level: level.value)
+def test_a_call_whose_store_is_closed_right_after_its_append_has_recorded(level: Durability) -> None:
+    """Closing has synced the event, so that the call has nothing more to wait for, and nothing to complain about."""
+    fs = _WatchedFileSystem()
+    world = World(1, fs)
+    store = world.recover(level)
+    fs.let("append", 1, store.close)
+    store.record_started("job.n1", 1)
+    assert store.closed
+    world.drop()
+    reopened = world.open()
+    assert reopened.recovery.situation is Situation.CLEAN
+    assert set(jobs_of(reopened)) == {"job.n1"}
     world.close()

@@ -82,6 +82,8 @@ class Commit:
             self.durable_lsn = end_lsn
             file = self._log.write_last(Watermark(end_lsn, clean=True).encode())
             self._sync_file(file, self._log.live.path)
+            # The mark included: who appended just before, and looks for the end only now, waits for nothing more.
+            self.durable_lsn = self._log.end_lsn()
 
     def poison(self, error: OSError, what: str) -> SchedulerPersistenceError:
         """Refuse everything from now on because a sync of ``what`` failed; returns the error to raise."""
@@ -123,7 +125,12 @@ class Commit:
 
     def _sync_files(self) -> int:
         """Sync all segments that need it and return the LSN below which all is now on the device."""
-        self._log.check_fence()
+        try:
+            self._log.check_fence()
+        except StorageError as error:
+            if self._log.closed:
+                raise StoreClosedError("the store was closed before it was synced: open it again") from error
+            raise
         lsn, sealed, live = self._log.unsynced()
         self._depth += 1
         try:
