@@ -118,6 +118,7 @@ def test_the_new_store_works() -> None:
     world, jobs = damaged()
     fs = world.fs.clone()
     make(world, fs)
+    assert "UNFINISHED" not in names_of_new(fs)
     with open_new(world, fs) as store:
         assert store.recovery.situation is Situation.CLEAN
         assert jobs_of(store) == jobs
@@ -269,6 +270,17 @@ def test_where_nothing_verifies_there_is_an_error_and_no_new_store() -> None:
     with pytest.raises(CorruptionError, match="not one record or event"):
         make(world, world.fs)
     assert "new" not in world.fs.list_directory("/data")
+
+
+def test_zeros_at_the_end_are_a_gap_where_another_segment_followed() -> None:
+    original = closed()
+    world = original.fork(original.fs.clone())
+    *_, before, last = sorted(name for name in contents(world.fs) if parse_segment(name))
+    world.fs.unlink(f"{DIRECTORY}/{last}")
+    data = node_of(world, before).data
+    data[-16:] = bytes(16)
+    gaps = gather(world.fs, DIRECTORY, JOBS).gaps
+    assert any(gap.offset is not None and gap.length and gap.offset + gap.length == len(data) for gap in gaps)
 
 
 def test_where_no_file_is_left_there_is_an_error() -> None:
