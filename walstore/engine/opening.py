@@ -160,18 +160,19 @@ class _Opening(Generic[EventT, StateT]):
 
     def run(self, started_ns: int, *, create: bool) -> Opened:
         files = survey(self._fs, self._directory, self._plug, created=bool(self._lock.read()))
-        for name in files.temporary if files is not None else ():
-            self._fs.unlink(f"{self._directory}/{name}")
-        if files is None or not files.chain:
-            if not create:
+        try:
+            for name in files.temporary if files is not None else ():
+                self._fs.unlink(f"{self._directory}/{name}")
+            if files is not None and files.chain:
+                opened = self._recover(files, started_ns)
+            elif create:
+                opened = self._create(started_ns)
+            else:
                 raise StoreNotFoundError(
                     f"{self._directory} holds a store whose creation was never finished: create it"
                 )
-            opened = self._create(started_ns)
-        else:
-            try:
-                opened = self._recover(files, started_ns)
-            finally:
+        finally:
+            if files is not None:
                 files.close()
         try:
             sign_lock(self._environment, self._lock)
