@@ -82,9 +82,7 @@ _WEIGHTS: Final = {
 }
 _DEADLY: Final = ("rename", "sync", "sync_directory", "sync_directory", "truncate", "unlink", "write")
 _FAULTS: Final = (
-    "sync EIO lost",
-    "sync EIO lost",
-    "sync ENOSPC lost",
+    *("sync EIO lost", "sync EIO lost", "sync EIO lost", "sync ENOSPC lost", "sync ENOSPC lost"),
     "sync EIO",
     "sync_directory EIO",
     "write EIO",
@@ -128,9 +126,10 @@ def random_script(choice: random.Random) -> Script:
     """Return several lives of one store: work with faults, each ended by a crash or a close, and a tidy end."""
     script: Script = [("world", str(choice.randrange(_SEEDS)), str(choice.randrange(len(SHAPES))))]
     for _ in range(choice.randrange(1, 6)):
-        script += _trouble(choice)
-        script.append(("open", choice.choice(_LEVELS)))
-        script += _work(choice, choice.choice((3, 10, 30, 60)))
+        life = [("open", choice.choice(_LEVELS)), *_work(choice, choice.choice((3, 10, 30, 60)))]
+        for trouble in _trouble(choice):
+            life.insert(choice.randrange(len(life)), trouble)
+        script += [("calm",), *life]
         match choice.randrange(4):
             case 0:
                 script.append(("close",))
@@ -176,10 +175,10 @@ def _die(choice: random.Random) -> Step:
 
 def _trouble(choice: random.Random) -> Script:
     """Return the faults of a life, if it has any."""
-    script: Script = [("calm",)]
+    script: Script = []
     for _ in range(choice.choice((0, 0, 1, 1, 3))):
         call, code, *lost = choice.choice(_FAULTS).split()
-        nth = choice.randrange(1, choice.choice((5, 15, 40)))
+        nth = choice.randrange(1, choice.choice((3, 10, 40)))
         script.append(("fault", call, code, str(nth), str(choice.choice((1, 1, 4))), *lost))
     if choice.random() < 0.08:
         script.append(("space", str(choice.randrange(2_000, 9_000))))
