@@ -46,7 +46,7 @@ class Player:
         """The step that is being performed."""
         self.calls_before = 0
         """The calls that the world had counted when that step began."""
-        self._probe: Callable[[], object] | None = None
+        self._probe: Callable[[str], object] | None = None
         self._is_dead = False
         self._was_crashed = False
         self._is_poisoned = False
@@ -253,8 +253,8 @@ class Player:
 
     # What the script does to the machine.
 
-    def watch(self, probe: Callable[[], object]) -> None:
-        """Let ``probe`` be called before each call to the file system that counts."""
+    def watch(self, probe: Callable[[str], object]) -> None:
+        """Let ``probe`` be called before each call to the file system that counts, with its name."""
         self._probe = probe
         self._watch()
 
@@ -271,7 +271,7 @@ class Player:
 
     def _before_call(self, step: tuple[str, str]) -> None:
         if self._probe is not None:
-            self._probe()
+            self._probe(step[0])
         nth, call = self._deadly
         if nth and step[0] == call:
             self._deadly = (nth - 1, call)

@@ -77,7 +77,7 @@ _WEIGHTS: Final = {
     "read": 1,
     "hold": 1,
     "look": 2,
-    "meanwhile": 3,
+    "meanwhile": 6,
     "reopen": 2,
 }
 _DEADLY: Final = ("rename", "sync", "sync_directory", "sync_directory", "truncate", "unlink", "write")
@@ -143,18 +143,10 @@ def random_script(choice: random.Random) -> Script:
 
 
 def random_tail(choice: random.Random) -> Script:
-    """Return what follows a crash that is only looked at: its outcome, perhaps crashes of the recovery, some work."""
+    """Return what follows a crash that is only looked at: its outcome, the recovery, perhaps some work."""
     tail = [_crash(choice)]
     if choice.random() < 0.1:
         return [*tail, ("damage", choice.choice(DAMAGES), str(choice.randrange(_SEEDS)))]
-    share = 0.25
-    while choice.random() < share:
-        tail += [
-            ("die", str(choice.randrange(1, choice.choice((6, 25))))),
-            ("open", choice.choice(_LEVELS)),
-            _crash(choice),
-        ]
-        share = 0.5
     tail.append(("open", choice.choice(_LEVELS)))
     if choice.random() < 0.25:
         tail += [("event", str(choice.randrange(_UNITS))), ("sync",)]
@@ -163,7 +155,7 @@ def random_tail(choice: random.Random) -> Script:
 
 
 def _crash(choice: random.Random) -> Step:
-    return ("crash", "process" if choice.random() < 0.25 else "power", str(choice.randrange(_SEEDS)))
+    return ("crash", "process" if choice.random() < 0.3 else "power", str(choice.randrange(_SEEDS)))
 
 
 def _die(choice: random.Random) -> Step:
@@ -195,7 +187,7 @@ def _work(choice: random.Random, length: int) -> Script:
             case "many":
                 script.append((name, number, str(choice.randrange(2, 9))))
             case "meanwhile":
-                script.append((name, choice.choice(("before", "after")), str(choice.randrange(1, 4)), number))
+                script.append((name, choice.choice(("before", "after")), str(choice.choice((1, 1, 2))), number))
             case "reopen":
                 script += [("close",), ("open", choice.choice(_LEVELS))]
             case _:

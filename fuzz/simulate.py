@@ -11,6 +11,7 @@ import random
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from fuzz.harness import Deadline, Tally, main
 from fuzz.shrink import shrink
@@ -19,7 +20,15 @@ from fuzz.sim_script import Script, format_script, parse_script, random_script, 
 
 __all__ = ["Failure", "replay", "run", "simulate"]
 
-_SHRINK_SECONDS = 10.0
+_SHRINK_SECONDS: Final = 10.0
+_SHARES: Final = (0.002, 0.006, 0.02)
+"""Out of these is drawn at what share of the calls of a script crashes are looked at."""
+_SHARE_BELOW: Final = 0.01
+"""The share where what is looked at comes after a crash that is itself only looked at."""
+_DECISIVE: Final = frozenset({"rename", "sync", "sync_directory", "truncate", "unlink"})
+"""Calls between which the order matters. Crashes at them are looked at more often."""
+_EAGERNESS: Final = 4
+_DEPTH_MAX: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +56,48 @@ class _Found(BaseException):
 
 
 class _Prober:
-    """Looks, at some calls of a script, at several outcomes of a crash there."""
+    """Looks, at some calls of a script, at several outcomes of a crash there, and in the same way at their recoveries.
 
-    def __init__(self, player: Player, script: Script, choice: random.Random, deadline: Deadline) -> None:
-        self._player = player
+    ``before`` is what was played to get where the script begins.
+    """
+
+    def __init__(
+        self,
+        before: Script,
+        script: Script,
+        player: Player,
+        choice: random.Random,
+        share: float,
+        deadline: Deadline,
+        depth: int = 0,
+    ) -> None:
+        self._before = before
         self._script = script
+        self._player = player
         self._choice = choice
+        self._share = share
         self._deadline = deadline
-        self._share = choice.choice((0.02, 0.1, 0.4))
+        self._depth = depth
 
-    def look(self) -> None:
+    def look(self, call: str) -> None:
         choice, player = self._choice, self._player
-        if choice.random() >= self._share or self._deadline.passed():
+        share = self._share * _EAGERNESS if call in _DECISIVE else self._share
+        if choice.random() >= share or self._deadline.passed():
             return
+        nth = player.world.fs.calls - player.calls_before + 1
+        step = self._script[player.position]
+        before = [*self._before, *self._script[: player.position], ("die", str(nth)), step]
         moment = player.world.fs.clone(choice)
-        for _ in range(choice.randrange(1, 9)):
+        for _ in range(choice.randrange(1, 6)):
             tail = random_tail(choice)
             twin = player.fork(moment)
+            if self._depth < _DEPTH_MAX:
+                prober = _Prober(before, tail, twin, choice, _SHARE_BELOW, self._deadline, self._depth + 1)
+                twin.watch(prober.look)
             try:
                 twin.play(tail)
             except Exception as error:
-                nth = player.world.fs.calls - player.calls_before + 1
-                place = player.position
-                script = [*self._script[:place], ("die", str(nth)), self._script[place], *tail]
-                raise _Found(Failure(script, error)) from error
+                raise _Found(Failure([*before, *tail[: twin.position + 1]], error)) from error
             finally:
                 twin.leave()
             player.points += twin.points
@@ -92,7 +119,7 @@ def simulate(player: Player, seed: int, deadline: Deadline) -> Failure | None:
     """Let a new player perform the script of a seed, looking at crashes on the way; returns what went wrong."""
     choice = random.Random(f"simulate {seed}")
     script = random_script(choice)
-    player.watch(_Prober(player, script, choice, deadline).look)
+    player.watch(_Prober([], script, player, choice, choice.choice(_SHARES), deadline).look)
     try:
         player.play(script)
     except _Found as found:
