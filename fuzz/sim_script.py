@@ -58,20 +58,20 @@ SHAPES: Final = (
     # Compaction at almost every chance, spilled to files.
     replace(OPTIONS, small_store_bytes=300, compaction_ratio=0.1, merge_memory_bytes=256),
 )
-DAMAGES: Final = ("flip", "flip", "flip", "zero", "zero", "cut", "lose")
-_LEVELS: Final = ("buffered", "process", "power")
+DAMAGES: Final = ("flip", "flip", "zero", "cut", "lose", "lose")
+_LEVELS: Final = ("buffered", "process", "process", "power")
 _UNITS: Final = 100_000
 _SEEDS: Final = 1_000_000
 _WEIGHTS: Final = {
     "event": 50,
     "many": 12,
     "restore": 3,
-    "sync": 6,
-    "flush": 4,
+    "sync": 4,
+    "flush": 3,
     "compact": 3,
     "load": 2,
     "iterate": 2,
-    "tick": 6,
+    "tick": 4,
     "stream": 2,
     "drain": 2,
     "read": 1,
@@ -145,11 +145,12 @@ def random_script(choice: random.Random) -> Script:
 def random_tail(choice: random.Random) -> Script:
     """Return what follows a crash that is only looked at: its outcome, the recovery, perhaps some work."""
     tail = [_crash(choice)]
-    if choice.random() < 0.1:
+    if choice.random() < 0.15:
         return [*tail, ("damage", choice.choice(DAMAGES), str(choice.randrange(_SEEDS)))]
     tail.append(("open", choice.choice(_LEVELS)))
     if choice.random() < 0.25:
-        tail += [("event", str(choice.randrange(_UNITS))), ("sync",)]
+        tail += [("many", str(choice.randrange(_UNITS)), "3"), ("event", str(choice.randrange(_UNITS)))]
+        tail += [("sync",)] if choice.random() < 0.5 else []
         tail += [("close",) if choice.random() < 0.5 else _crash(choice), ("open", choice.choice(_LEVELS))]
     return tail
 

@@ -21,13 +21,13 @@ from fuzz.sim_script import Script, format_script, parse_script, random_script, 
 __all__ = ["Failure", "replay", "run", "simulate"]
 
 _SHRINK_SECONDS: Final = 10.0
-_SHARES: Final = (0.002, 0.006, 0.02)
+_SHARES: Final = (0.004, 0.012, 0.04)
 """Out of these is drawn at what share of the calls of a script crashes are looked at."""
-_SHARE_BELOW: Final = 0.01
+_SHARE_BELOW: Final = 0.015
 """The share where what is looked at comes after a crash that is itself only looked at."""
 _DECISIVE: Final = frozenset({"rename", "sync", "sync_directory", "truncate", "unlink"})
 """Calls between which the order matters. Crashes at them are looked at more often."""
-_EAGERNESS: Final = 4
+_EAGERNESS: Final = 2
 _DEPTH_MAX: Final = 2
 
 
