@@ -5,6 +5,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 SKIP ?=
+MUTANTS ?=
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -24,6 +25,7 @@ LINT := .venv/lint
 DEMO := .venv/demo
 TEST := .venv/test-$(VERSION)
 FUZZ := .venv/fuzz
+MUTATION := .venv/mutation
 # Tests run from here: nothing of the checkout can be imported from it.
 RUN := build/run-$(VERSION)
 # The benchmark plugin warns beside xdist, and a warning is an error; benchmarks are no tests anyway.
@@ -38,6 +40,16 @@ REQUIREMENTS := import sys, tomllib; \
 	project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	extras = [line for name in sys.argv[1:] for line in project["optional-dependencies"][name]]; \
 	print("\n".join(project["dependencies"] + extras))
+
+# A mutant that runs into a limit of time or memory was noticed as well.
+SHOW_SCORE := import json; \
+	stats = json.load(open("mutants/mutmut-cicd-stats.json")); \
+	missed = stats["survived"] + stats["no_tests"]; \
+	killed = sum(stats[how] for how in ("killed", "timeout", "segfault", "suspicious")); \
+	print(f"{killed} of {killed + missed} mutants killed, {killed / max(killed + missed, 1):.1%};", \
+		"the others: .venv/mutation/bin/mutmut results")
+# A mutant may loop and grow without end.
+MUTATION_MEMORY_KIB := 4000000
 
 # pip may name the machine's package index in a complaint; that is nobody's business but the machine's.
 MASK := sed -E 's,((https?|file)://|host=.)[^ ]+,\1(index),g' >&2
@@ -94,9 +106,15 @@ fuzz: $(FUZZ)/.stamp ## all fuzzers for FUZZ_SECONDS (300), added to fuzz/ledger
 planted: $(FUZZ)/.stamp ## plant known kinds of bugs, one at a time, and see which fuzzer finds each
 	@$(FUZZ)/bin/python -m fuzz.mutants
 
+.PHONY: mutation
+mutation: $(MUTATION)/.stamp ## mutation testing of engine, format and reducer; MUTANTS='walstore.format.*' for a part
+	@set -f; ulimit -v $(MUTATION_MEMORY_KIB); PATH=$(CURDIR)/$(MUTATION)/bin:$$PATH mutmut run $(MUTANTS)
+	@$(MUTATION)/bin/mutmut export-cicd-stats > /dev/null
+	@$(MUTATION)/bin/python -c '$(SHOW_SCORE)'
+
 .PHONY: clean
 clean: ## remove all that make and the tests made
-	@rm -rf .venv build dist .coverage* .hypothesis .benchmarks .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv build dist mutants .coverage* .hypothesis .benchmarks .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: check
@@ -127,6 +145,13 @@ $(FUZZ)/.stamp: pyproject.toml | check
 	@$(call venv,$(FUZZ))
 	@$(FUZZ)/bin/python -c '$(REQUIREMENTS)' test fuzz > $(FUZZ)/requirements.txt
 	@$(call pip,$(FUZZ),install -r $(FUZZ)/requirements.txt)
+	@touch $@
+
+$(MUTATION)/.stamp: pyproject.toml | check
+	@echo 'Setting up $(MUTATION)'
+	@$(call venv,$(MUTATION))
+	@$(MUTATION)/bin/python -c '$(REQUIREMENTS)' cli test mutation > $(MUTATION)/requirements.txt
+	@$(call pip,$(MUTATION),install -r $(MUTATION)/requirements.txt)
 	@touch $@
 
 # A terminal without colours is no reason to show nothing: the demo runs without the extra as well.

@@ -239,10 +239,13 @@ def test_want_of_descriptors_is_no_failed_sync(reason: int) -> None:
 def test_a_failed_sync_of_the_directory_is_poison() -> None:
     world = World()
     options = WalOptions(segment_bytes_min=1024, segment_bytes_max=1024)
-    with pytest.raises(StorePoisonedError), world.open(options=options) as store:
+    with world.open(options=options) as store:
         world.fs.fail("sync_directory", errno.EIO)
-        for at_ns in range(100):
-            store.record_started(f"job.number{at_ns}", at_ns)
+        with pytest.raises(StorePoisonedError):
+            for at_ns in range(100):
+                store.record_started(f"job.number{at_ns}", at_ns)
+        with pytest.raises(StorePoisonedError):
+            store.close()
     with world.open() as store:
         assert 0 < len(store.load_all()) < 100
 
@@ -331,7 +334,7 @@ def test_a_batch_that_is_too_long_is_refused_whole() -> None:
 @pytest.mark.parametrize("durability", [Durability.BUFFERED, Durability.PROCESS])
 def test_a_poisoned_store_shows_what_is_durable_and_releases_its_lock(durability: Durability) -> None:
     world = World()
-    with pytest.raises(StorePoisonedError, match="Input/output error"), world.open(durability) as store:
+    with world.open(durability) as store:
         store.record_started("job.durable", 1)
         store.sync()
         store.record_started("job.lost", 1)
@@ -342,13 +345,15 @@ def test_a_poisoned_store_shows_what_is_durable_and_releases_its_lock(durability
             with pytest.raises(StorePoisonedError, match=r"^Input/output error while syncing /jobs/log-.*\.wal: "):
                 call()
         assert counters(store) == {"job.durable": 0}
+        with pytest.raises(StorePoisonedError, match="Input/output error"):
+            store.close()
     with world.open() as store:
         assert "job.durable" in counters(store)
 
 
 def test_a_sync_that_fails_in_the_background_is_told_by_the_next_call(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
-    with pytest.raises(StorePoisonedError), world.open() as store:
+    with world.open() as store:
         store.record_started("job.a", 1)
         world.fs.fail("sync", errno.ENOSPC)
         for _ in range(3):
@@ -358,6 +363,8 @@ def test_a_sync_that_fails_in_the_background_is_told_by_the_next_call(caplog: py
         assert caplog.messages == [told, f"/jobs: {told}"]
         with pytest.raises(StorePoisonedError):
             store.record_started("job.a", 2)
+        with pytest.raises(StorePoisonedError):
+            store.close()
 
 
 def test_the_body_of_a_with_keeps_its_own_error() -> None:
