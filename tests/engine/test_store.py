@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 import pytest
 
@@ -21,7 +22,9 @@ from walstore.errors import (
     StoreLockedError,
     StoreNotFoundError,
     StorePoisonedError,
+    UnsupportedPlatformError,
 )
+from walstore.fs.api import File
 from walstore.testing.sim_fs import SimFileSystem
 
 pytestmark = pytest.mark.mutation
@@ -197,6 +200,43 @@ def test_a_compaction_that_fails_loses_nothing_shows_and_is_tried_again(caplog: 
             store.flush_checkpoint(compact=True)
         store.flush_checkpoint(compact=True)
         assert counters(store) == {"job.a": 0}
+
+
+def test_a_compaction_that_fails_for_want_of_memory_says_so() -> None:
+    class Small(SimFileSystem):
+        def create(self, path: str) -> File:
+            if "snapshot" in path:
+                raise MemoryError
+            return super().create(path)
+
+    world = World(fs=Small())
+    with world.open() as store:
+        store.record_started("job.a", 1)
+        store.flush_checkpoint()
+        assert store.stats().last_background_error == "MemoryError()"
+        assert counters(store) == {"job.a": 0}
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_where_a_store_can_not_be_kept_none_is_created(read_only: bool) -> None:
+    world = World()
+    world.fs.unsupported = "a network file system"
+    with pytest.raises(UnsupportedPlatformError, match="/jobs: a network"), world.open(read_only=read_only):
+        pass
+    assert world.fs.list_directory("/") == []
+
+
+def test_a_directory_that_never_stands_still_is_given_up() -> None:
+    class Restless(SimFileSystem):
+        listings = count(1)
+
+        def list_directory(self, directory: str) -> list[str]:
+            return [*super().list_directory(directory), f"log-{next(self.listings):016x}-00000001.wal"]
+
+    world = World(fs=Restless())
+    world.fs.make_directory("/jobs")
+    with pytest.raises(StorageError, match=r"^the files of /jobs changed at each of 1000 attempts to read them"):
+        WalPersistence("/jobs", environment=world.environment(), read_only=True)
 
 
 def test_a_compaction_that_keeps_failing_leaves_no_segment_behind_each_time() -> None:
