@@ -1,4 +1,5 @@
-"""What is told of a store that is refused: what is wrong, in which file, where in it, and where in the log.
+"""What is told of a store that is refused: what is wrong, in which file, where in it, and where in the log. And what
+becomes of one that is not: where its torn tail goes.
 
 The stores are made by hand, frame by frame, so that each is wrong in one respect only and every checksum fits.
 """
@@ -14,9 +15,10 @@ import pytest
 
 from walstore import WalPersistence
 from walstore.engine.environment import Environment
+from walstore.engine.recovery import Situation
 from walstore.errors import CorruptionError, NewerFormatError, StoreNotFoundError
 from walstore.format.codec import JobCodec
-from walstore.format.filenames import segment_name, snapshot_name
+from walstore.format.filenames import segment_name, snapshot_name, torn_name
 from walstore.format.frame import encode_frame
 from walstore.format.index import IndexEntry, Trailer, encode_index
 from walstore.format.layout import HEADER_BYTES, FileKind, FrameKind, Header, Watermark
@@ -43,7 +45,14 @@ def mark(lsn: int, *, clean: bool = False) -> tuple[FrameKind, bytes]:
 
 
 def header(
-    kind: FileKind, lsn: int, *, epoch: int = 1, length: int = LENGTH, store: bytes = b"s" * 16, codec: str = "job/1"
+    kind: FileKind,
+    lsn: int,
+    *,
+    epoch: int = 1,
+    length: int = LENGTH,
+    store: bytes = b"s" * 16,
+    codec: str = "job/1",
+    boot_id: bytes = BOOT_ID,
 ) -> Header:
     return Header(
         kind=kind,
@@ -54,7 +63,7 @@ def header(
         epoch=epoch,
         length=length,
         nonce=lsn + epoch,
-        boot_id=BOOT_ID,
+        boot_id=boot_id,
     )
 
 
@@ -63,10 +72,16 @@ def written(head: Header, frames: Frames) -> bytes:
 
 
 def segment(
-    frames: Frames = (EVENT,), lsn: int = 0, *, size: int = LENGTH, epoch: int = 1, store: bytes = b"s" * 16
+    frames: Frames = (EVENT,),
+    lsn: int = 0,
+    *,
+    size: int = LENGTH,
+    epoch: int = 1,
+    store: bytes = b"s" * 16,
+    boot_id: bytes = BOOT_ID,
 ) -> Files:
     """Return a segment by its name, filled up with zeros or cut to ``size``."""
-    data = written(header(FileKind.SEGMENT, lsn, epoch=epoch, store=store), frames)
+    data = written(header(FileKind.SEGMENT, lsn, epoch=epoch, store=store, boot_id=boot_id), frames)
     return {segment_name(lsn, epoch): data.ljust(size, b"\0")[:size]}
 
 
@@ -91,8 +106,8 @@ def snapshot(frames: Frames) -> Files:
     return {SNAPSHOT: written(header(FileKind.SNAPSHOT, 512, length=0), frames), **segment(lsn=512)}
 
 
-def opened(files: Files, *, read_only: bool) -> WalPersistence:
-    fs = SimFileSystem(0)
+def opened(files: Files, *, read_only: bool, fs: SimFileSystem | None = None) -> WalPersistence:
+    fs = fs if fs is not None else SimFileSystem(0)
     fs.make_directory("/jobs")
     for name, content in files.items():
         file = fs.create(f"/jobs/{name}")
@@ -420,6 +435,55 @@ def test_a_good_snapshot_made_by_hand_is_read() -> None:
     with opened(snapshot([*BODY, index(), TRAILER]), read_only=True) as store:
         assert sorted(str(record.id) for record in store.load_all()) == ["a.b", "a.c", "b.a"]
         assert [str(record.id) for record in store.iter_jobs()] == ["a.b", "a.c", "b.a"]
+
+
+def test_a_torn_tail_is_cut_and_kept_beside_the_log() -> None:
+    other_boot, base = b"another boot id.", HEADER_BYTES + 6 * EVENT_BYTES
+    files = segment([EVENT] * 6, size=base, boot_id=other_boot) | segment([EVENT] * 9, base, boot_id=other_boot)
+    # The last frame of the first segment is damaged, so all of the second goes with it.
+    files = damaged(files, FIRST, base - 1)
+    end = base - EVENT_BYTES
+    torn = files[FIRST][end:] + files[segment_name(base, 1)][HEADER_BYTES:].rstrip(b"\0")
+    fs = SimFileSystem(0)
+    with opened(files, read_only=False, fs=fs) as store:
+        report = store.recovery
+        assert (report.situation, report.events_replayed, report.torn_bytes) == (Situation.TORN, 5, len(torn))
+        assert report.kept_at == f"/jobs/{torn_name(end, 2)}"
+        assert bytes(fs._file(report.kept_at).data) == torn
+        # What is left of the log is that of this opening, which began where nothing was known to be synced.
+        assert sorted(fs.list_directory("/jobs")) == ["LOCK", segment_name(0, 2), torn_name(end, 2)]
+        assert len(store.load_all()) == 1
+    with opened(files, read_only=True) as reader:
+        report = reader.recovery
+        assert (report.situation, report.events_replayed, report.torn_bytes) == (Situation.TORN, 5, len(torn))
+        assert report.kept_at is None
+
+
+def test_a_segment_with_a_torn_tail_above_its_watermark_is_cut_at_the_end_of_the_log() -> None:
+    base = HEADER_BYTES + EVENT_BYTES
+    second, fs = segment_name(base, 1), SimFileSystem(0)
+    files = segment(size=base) | segment([mark(base), EVENT, EVENT], base, boot_id=b"another boot id.")
+    files = damaged(files, second, HEADER_BYTES + MARK_BYTES + 2 * EVENT_BYTES - 1)
+    with opened(files, read_only=False, fs=fs) as store:
+        assert store.recovery.events_replayed == 2
+        assert len(store.load_all()) == 1
+        assert bytes(fs._file(f"/jobs/{FIRST}").data) == files[FIRST]
+        # What began at the watermark was written anew.
+        assert second not in fs.list_directory("/jobs")
+        assert segment_name(base, 2) in fs.list_directory("/jobs")
+
+
+def test_a_segment_with_a_watermark_within_it_stays_up_to_the_end_of_the_log() -> None:
+    base = HEADER_BYTES + EVENT_BYTES
+    second, fs = segment_name(base, 1), SimFileSystem(0)
+    marked = base + HEADER_BYTES + EVENT_BYTES
+    files = segment(size=base) | segment([EVENT, mark(marked), EVENT, EVENT], base, boot_id=b"another boot id.")
+    end = HEADER_BYTES + MARK_BYTES + 2 * EVENT_BYTES
+    files = damaged(files, second, end + EVENT_BYTES - 1)
+    with opened(files, read_only=False, fs=fs) as store:
+        assert store.recovery.events_replayed == 3
+        assert bytes(fs._file(f"/jobs/{second}").data) == files[second][:end]
+        assert segment_name(marked, 2) in fs.list_directory("/jobs")
 
 
 def _newer() -> Files:
