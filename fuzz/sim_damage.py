@@ -107,6 +107,7 @@ def _draw(files: dict[str, bytes], kind: str, choice: random.Random) -> _Damage 
 def _units_left(world: World, damage: _Damage, found: Jobs) -> int:
     """Return how many units must be there in spite of the damage, or that the store must be refused."""
     states = world.history.states
+    assert found in states, world.history.describe(found, 0)
     everything = len(states) - 1 - states[::-1].index(found)
     files = survey(world.fs, DIRECTORY, JOBS, created=True)
     assert files is not None

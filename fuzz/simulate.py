@@ -21,6 +21,7 @@ from fuzz.sim_script import Script, format_script, parse_script, random_script, 
 __all__ = ["Failure", "replay", "run", "simulate"]
 
 _SHRINK_SECONDS: Final = 10.0
+_MESSAGE_LENGTH_MAX: Final = 300
 _SHARES: Final = (0.004, 0.012, 0.04)
 """Out of these is drawn at what share of the calls of a script crashes are looked at."""
 _SHARE_BELOW: Final = 0.015
@@ -44,7 +45,8 @@ class Failure:
         return f"{type(self.error).__name__} in {traceback.extract_tb(self.error.__traceback__)[-1].name}"
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.error}"
+        message, _, _ = str(self.error).partition("\n")
+        return f"{self.kind}: {message[:_MESSAGE_LENGTH_MAX]}"
 
 
 class _Found(BaseException):
