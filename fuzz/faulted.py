@@ -95,6 +95,8 @@ class FaultedWriter(Writer):
             else:
                 self._board.sync(self._plan.lanes[0], self._board.acknowledged())
                 return
+        # The device stays full: the process ends with events in the buffer, and without the warning that says so.
+        store._finalizer.detach()
 
 
 def _attempt(work: Callable[[], T]) -> T | None:
