@@ -26,9 +26,8 @@ _SHARES: Final = (0.004, 0.012, 0.04)
 """Out of these is drawn at what share of the calls of a script crashes are looked at."""
 _SHARE_BELOW: Final = 0.015
 """The share where what is looked at comes after a crash that is itself only looked at."""
-_DECISIVE: Final = frozenset({"rename", "sync", "sync_directory", "truncate", "unlink"})
-"""Calls between which the order matters. Crashes at them are looked at more often."""
-_EAGERNESS: Final = 2
+_EAGERNESS: Final = {"rename": 2, "sync": 2, "sync_directory": 6, "truncate": 2, "unlink": 2}
+"""Calls at which crashes are looked at more often than at others: between them the order matters."""
 _DEPTH_MAX: Final = 2
 
 
@@ -83,8 +82,7 @@ class _Prober:
 
     def look(self, call: str) -> None:
         choice, player = self._choice, self._player
-        share = self._share * _EAGERNESS if call in _DECISIVE else self._share
-        if choice.random() >= share or self._deadline.passed():
+        if choice.random() >= self._share * _EAGERNESS.get(call, 1) or self._deadline.passed():
             return
         nth = player.world.fs.calls - player.calls_before + 1
         step = self._script[player.position]

@@ -13,7 +13,6 @@ from walstore.errors import SchedulerPersistenceError, StorageError, StorageFull
 from walstore.model.events import Started
 from walstore.options import Durability
 from walstore.testing import sim_fs
-from walstore.testing.sim_fs import SimFileSystem
 
 pytestmark = pytest.mark.mutation
 
@@ -114,7 +113,7 @@ class Faulty:
 
 def check_what_is_left(world: World, level: Durability, seeds: range) -> None:
     """Check that all that was acknowledged is there after a power loss, and when the directory is opened as it is."""
-    forget_faults(world.fs)
+    world.fs.heal()
     assert world.store is None
     powerless = [world.fork(world.fs.clone()).after_power_loss(seed) for seed in seeds]
     # The world itself as well: there the lock has to be free.
@@ -124,13 +123,6 @@ def check_what_is_left(world: World, level: Durability, seeds: range) -> None:
         after.close()
         after.recover(level)
         after.drop()
-
-
-def forget_faults(fs: SimFileSystem) -> bool:
-    """Take back the faults that have not happened; returns whether there were any."""
-    waiting = bool(fs._faults)
-    fs._faults.clear()
-    return waiting
 
 
 def fail_each(level: Durability, operation: sim_fs.Operation, code: int, *, lost: bool = False) -> Counter[str]:
@@ -144,7 +136,7 @@ def fail_each(level: Durability, operation: sim_fs.Operation, code: int, *, lost
             faulty.run(SCRIPT[level])
             raised.update(type(error).__name__ for error in faulty.errors)
             assert all(error.errno == code for error in faulty.errors if isinstance(error, StorageError))
-            if forget_faults(world.fs):
+            if world.fs.heal():
                 assert not faulty.errors
                 break
             raised["fired"] += 1
