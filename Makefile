@@ -26,6 +26,7 @@ DEMO := .venv/demo
 TEST := .venv/test-$(VERSION)
 FUZZ := .venv/fuzz
 MUTATION := .venv/mutation
+BENCH := .venv/bench
 # Tests run from here: nothing of the checkout can be imported from it.
 RUN := build/run-$(VERSION)
 # The benchmark plugin warns beside xdist, and a warning is an error; benchmarks are no tests anyway.
@@ -112,9 +113,17 @@ mutation: $(MUTATION)/.stamp ## mutation testing of engine, format and reducer; 
 	@$(MUTATION)/bin/mutmut export-cicd-stats > /dev/null
 	@$(MUTATION)/bin/python -c '$(SHOW_SCORE)'
 
+.PHONY: bench
+bench: $(BENCH)/.stamp ## walstore, its peers and its floors side by side, into bench/report (BENCH_SCALE=quick: a minute)
+	@$(BENCH)/bin/python -m bench
+
+.PHONY: bench-calls
+bench-calls: $(BENCH)/.stamp ## what single calls of walstore cost
+	@$(BENCH)/bin/python -m pytest -q --benchmark-only bench
+
 .PHONY: clean
 clean: ## remove all that make and the tests made
-	@rm -rf .venv build dist mutants .coverage* .hypothesis .benchmarks .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv build dist mutants bench/report .coverage* .hypothesis .benchmarks .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: check
@@ -152,6 +161,18 @@ $(MUTATION)/.stamp: pyproject.toml | check
 	@$(call venv,$(MUTATION))
 	@$(MUTATION)/bin/python -c '$(REQUIREMENTS)' cli test mutation > $(MUTATION)/requirements.txt
 	@$(call pip,$(MUTATION),install -r $(MUTATION)/requirements.txt)
+	@touch $@
+
+# All peers at once if that works. If not, one at a time, so that one that can't be had here does not keep out the rest.
+$(BENCH)/.stamp: pyproject.toml | check
+	@echo 'Setting up $(BENCH)'
+	@$(call venv,$(BENCH))
+	@$(BENCH)/bin/python -c '$(REQUIREMENTS)' bench > $(BENCH)/requirements.txt
+	@$(BENCH)/bin/python -c '$(REQUIREMENTS)' peers > $(BENCH)/peers.txt
+	@$(call pip,$(BENCH),install -r $(BENCH)/requirements.txt)
+	@{ $(call pip,$(BENCH),install -r $(BENCH)/peers.txt); } 2>/dev/null || while read -r peer; do \
+		{ $(call pip,$(BENCH),install "$$peer"); } 2>/dev/null || echo "$$peer can't be installed: left out" >&2; \
+	done < $(BENCH)/peers.txt
 	@touch $@
 
 # A terminal without colours is no reason to show nothing: the demo runs without the extra as well.
