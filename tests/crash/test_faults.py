@@ -14,8 +14,6 @@ from walstore.model.events import Started
 from walstore.options import Durability
 from walstore.testing import sim_fs
 
-pytestmark = pytest.mark.mutation
-
 each_level = pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.value)
 
 CHANGING: list[sim_fs.Operation] = [
@@ -144,6 +142,7 @@ def fail_each(level: Durability, operation: sim_fs.Operation, code: int, *, lost
     return raised
 
 
+@pytest.mark.mutation
 @each_level
 @pytest.mark.parametrize("operation", [*CHANGING, *LOOKING])
 def test_any_call_that_fails_is_told_and_loses_nothing(operation: sim_fs.Operation, level: Durability) -> None:
@@ -160,6 +159,7 @@ def test_a_call_without_space_has_recorded_nothing(operation: sim_fs.Operation, 
     assert set(raised) <= {"fired", "StorageFullError"}
 
 
+@pytest.mark.mutation
 @each_level
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC], ids=errno.errorcode.get)
 @pytest.mark.parametrize("operation", SYNCING)

@@ -13,8 +13,6 @@ from walstore.options import Durability
 from walstore.testing.sim_fs import SimFileSystem
 from walstore.testing.sim_world import Step
 
-pytestmark = pytest.mark.mutation
-
 each_level = pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.value)
 
 
@@ -65,6 +63,7 @@ def _read(world: World) -> bool:
 
 
 @pytest.mark.mutation
+@pytest.mark.mutation
 @each_level
 def test_a_reader_between_any_two_calls_of_a_writer(level: Durability) -> None:
     fs = _SharedFileSystem(1)
@@ -79,6 +78,7 @@ def test_a_reader_between_any_two_calls_of_a_writer(level: Durability) -> None:
     assert reads[0] > 100
 
 
+@pytest.mark.mutation
 @pytest.mark.mutation
 @each_level
 def test_a_reader_between_any_two_calls_of_a_recovery(level: Durability) -> None:

@@ -10,8 +10,6 @@ import pytest
 from walstore import Durability, SchedulerJobStatus, WalOptions, WalPersistence
 from walstore.errors import StoreClosedError
 
-pytestmark = pytest.mark.mutation
-
 THREADS = 32
 # Segments so small that the threads meet a rotation every few dozen events.
 TINY = WalOptions(segment_bytes_min=1024, segment_bytes_max=4096, buffer_events=64)
@@ -71,6 +69,7 @@ def test_threads_record_while_another_checkpoints(tmp_path: Path, durability: Du
         assert job.status is SchedulerJobStatus.FAILED_RETRYING
 
 
+@pytest.mark.mutation
 def test_a_store_has_one_thread_that_ends_with_it_and_holds_nobody_up(tmp_path: Path) -> None:
     before = set(threading.enumerate())
     with WalPersistence(tmp_path / "jobs"):
@@ -79,6 +78,7 @@ def test_a_store_has_one_thread_that_ends_with_it_and_holds_nobody_up(tmp_path: 
     assert not set(threading.enumerate()) - before
 
 
+@pytest.mark.mutation
 def test_load_all_sees_what_returned_before_it(tmp_path: Path) -> None:
     """Each thread finds its own event in the very next ``load_all``, at the level that buffers, too."""
     store = WalPersistence(tmp_path / "jobs", durability=Durability.BUFFERED, options=TINY)
