@@ -120,8 +120,10 @@ def test_flush_checkpoint_leaves_a_small_store_a_fresh_snapshot_and_a_short_log(
             store.record_started(f"job.number{at_ns}", at_ns)
         store.flush_checkpoint()
         assert len(world.names(".snap")) == len(world.names(".wal")) == 1
-        assert store.stats().log_bytes < 200
-        assert store.stats().snapshot_bytes > 0
+        stats = store.stats()
+        assert stats.log_bytes < 200
+        assert stats.snapshot_lsn + stats.log_bytes == stats.end_lsn
+        assert stats.snapshot_bytes == len(world.fs._file(f"/jobs/{world.names('.snap')[0]}").data)
         assert len(store.load_all()) == 100
         calls = world.fs.calls
         store.flush_checkpoint()  # Nothing is new.
@@ -151,6 +153,31 @@ def test_a_log_that_outgrows_its_bound_is_compacted_though_nobody_asks() -> None
         assert longest < 4096 + 1024
         assert counters(store) == {"job.counter": 1000}
         assert store.stats().last_checkpoint_ns is not None
+
+
+def test_segments_double_up_to_their_maximum() -> None:
+    world = World()
+    options = WalOptions(segment_bytes_min=1024, segment_bytes_max=5000, small_store_bytes=1 << 30)
+    lengths = {}
+    with world.open(options=options) as store:
+        for at_ns in range(500):
+            store.record_started("job.a", at_ns)
+            live = world.names(".wal")[-1]
+            lengths[live] = len(world.fs._file(f"/jobs/{live}").data)
+    assert list(lengths.values())[:5] == [1024, 2048, 4096, 5000, 5000]
+
+
+def test_a_snapshot_of_nothing_is_one() -> None:
+    world = World()
+    with world.open() as store:
+        store.record_started("job.a", 1)
+        store.cancel("job.a")
+        store.flush_checkpoint(compact=True)
+    for read_only in (True, False):
+        with world.open(read_only=read_only) as store:
+            assert store.load_all() == list(store.iter_jobs()) == []
+            assert store.recovery.events_replayed == 0
+    assert len(world.names(".snap")) == 1
 
 
 def test_closing_waits_for_the_compaction_in_the_background() -> None:
@@ -401,6 +428,7 @@ def test_a_sync_that_fails_in_the_background_is_told_by_the_next_call(caplog: py
         told = str(store.stats().last_background_error)
         assert "syncing" in told
         assert caplog.messages == [told, f"/jobs: {told}"]
+        assert not any(record.exc_info for record in caplog.records)
         with pytest.raises(StorePoisonedError):
             store.record_started("job.a", 2)
         with pytest.raises(StorePoisonedError):
@@ -532,6 +560,27 @@ def test_a_long_recovery_reports_progress() -> None:
     assert told
     assert told == sorted(told)
     assert all(0 < done <= total for done, total in told)
+
+
+@pytest.mark.parametrize(
+    ("cut", "reason"), [(False, r"does not read back \(the checksum of the frame"), (True, "is cut short")]
+)
+def test_a_temporary_file_that_does_not_read_back_is_no_corruption(cut: bool, reason: str) -> None:
+    world = World()
+    with world.open(options=WalOptions(merge_memory_bytes=8 * 1024)) as store:
+        for number in range(200):
+            store.record_started(f"job.number{number:04d}", number)
+        jobs = store.iter_jobs()
+        next(jobs)
+        (name,) = world.names(".tmp")
+        data = world.fs._file(f"/jobs/{name}").data
+        data[-1] ^= 1
+        if cut:
+            del data[-10:]
+        with pytest.raises(StorageError, match=f"A temporary file {reason}.*{name}"):
+            list(jobs)
+        assert world.names(".tmp") == []
+        assert len(store.load_all()) == 200
 
 
 def test_what_can_not_be_a_store_is_refused_and_left_alone() -> None:
