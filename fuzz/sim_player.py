@@ -9,19 +9,18 @@ from __future__ import annotations
 import errno
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import Final, get_args
 
 from fuzz.sim_damage import check_damage
+from fuzz.sim_readers import Readers
 from fuzz.sim_script import SHAPES, Script, Step, unit
 from tests.crash.worlds import DIRECTORY, Operation, World, jobs_of
-from walstore.errors import StorageError, StoreNotFoundError, StorePoisonedError
+from walstore.errors import StorageError, StorePoisonedError
 from walstore.format.filenames import is_temporary, parse_segment, parse_snapshot
-from walstore.model.records import SchedulerJobRecord
 from walstore.options import Durability
 from walstore.testing import sim_fs
-from walstore.testing.model import Jobs
 from walstore.testing.sim_fs import SimCrash, SimFileSystem
 from walstore.wal import WalPersistence
 
@@ -29,8 +28,6 @@ __all__ = ["Player"]
 
 _SEGMENTS_MAX: Final = 20
 """An opening that finds more than 16 old ones compacts, and then there are its own and what work has added."""
-_Stream = tuple[Iterator[SchedulerJobRecord], list[SchedulerJobRecord], list[Jobs]]
-"""An ``iter_jobs`` under way, what it has given, and the states that it may be giving."""
 
 
 class Player:
@@ -46,13 +43,14 @@ class Player:
         """The step that is being performed."""
         self.calls_before = 0
         """The calls that the world had counted when that step began."""
+        self.has_failed = False
+        """Whether the device has failed in this life."""
         self._probe: Callable[[str], object] | None = None
         self._is_dead = False
         self._was_crashed = False
         self._is_poisoned = False
         self._is_troubled = False
-        self._readers: list[WalPersistence] = []
-        self._streams: list[_Stream] = []
+        self._readers = Readers(self._expected)
         self._meanwhile: list[tuple[str, int, int]] = []
         self._deadly = (0, "")
         self._may_interrupt = False
@@ -84,15 +82,18 @@ class Player:
             case ("event" | "restore" | "many", number, *count):
                 self._work(Operation(step[0], unit(step[0], int(number), *map(int, count))))
             case ("read",):
-                self._read()
+                self._readers.read(self.world, keep=False)
             case ("hold",):
-                self._readers += self._read()
+                self._readers.read(self.world, keep=True)
             case ("look",):
-                self._look()
+                self._readers.look(self.world)
             case ("stream",):
-                self._begin_streams()
+                history = self.world.history
+                self._readers.begin(self.world, history.power_floor if self._is_poisoned else len(history.states) - 1)
             case ("drain",):
-                self._end_streams()
+                self._readers.end()
+                if self.world.store is None:
+                    self._check_closed()
             case ("meanwhile", place, nth, number):
                 self._meanwhile.append((place, int(nth), int(number)))
                 self._watch()
@@ -187,7 +188,7 @@ class Player:
 
     def _check_files(self) -> None:
         """Check that no work of earlier openings lies around, and that what is there has a bound."""
-        if self._is_troubled or self._streams:
+        if self._is_troubled or self._readers.is_streaming:
             return
         names = self.world.fs.list_directory(DIRECTORY)
         left = [name for name in names if is_temporary(name)]
@@ -198,58 +199,8 @@ class Player:
         assert len(snapshots) <= 1, f"covered snapshots are still there: {snapshots}"
 
     def _check_closed(self) -> None:
-        if not self._streams:
+        if not self._readers.is_streaming:
             assert not self.world.fs.open_paths, f"still open after close: {self.world.fs.open_paths}"
-
-    # Readers, and iterators that are held open.
-
-    def _read(self) -> list[WalPersistence]:
-        floor = self.world.history.process_floor
-        try:
-            reader = self.world.read()
-        except StoreNotFoundError:
-            assert floor == 0, "a store that was there is not found"
-            return []
-        except StorageError as error:
-            self._expect(error)
-            return []
-        self._look_through(reader)
-        return [reader]
-
-    def _look(self) -> None:
-        for reader in self._readers:
-            self._look_through(reader)
-
-    def _look_through(self, reader: WalPersistence) -> None:
-        history = self.world.history
-        with self._expected():
-            seen = jobs_of(reader)
-            assert seen in history.allowed(history.process_floor), history.describe(seen, history.process_floor)
-
-    def _begin_streams(self) -> None:
-        world = self.world
-        readers = [(reader, world.history.process_floor) for reader in self._readers[:1]]
-        if world.store is not None:
-            floor = world.history.power_floor if self._is_poisoned else len(world.history.states) - 1
-            readers.append((world.store, floor))
-        for reader, floor in readers:
-            stream = reader.iter_jobs()
-            with self._expected():
-                first = next(stream, None)
-                self._streams.append((stream, [] if first is None else [first], world.history.allowed(floor)))
-
-    def _end_streams(self) -> None:
-        while self._streams:
-            # Taken off only afterwards: should the world end in here, all of them are let go of in the same way.
-            stream, given, states = self._streams[0]
-            with self._expected():
-                jobs = [*given, *stream]
-                assert jobs in [[job for _, job in sorted(state.items())] for state in states], (
-                    "another list than it was"
-                )
-            del self._streams[0]
-        if self.world.store is None:
-            self._check_closed()
 
     # What the script does to the machine.
 
@@ -304,14 +255,10 @@ class Player:
 
     def _move(self, world: World) -> None:
         """Go on in another world. What was open in the old one is gone."""
-        for stream, _, _ in self._streams:
-            with suppress(SimCrash):
-                stream.close()  # type: ignore[attr-defined]  # It is a generator.
-        self._streams.clear()
-        self._readers.clear()
+        self._readers.leave()
         self._meanwhile.clear()
         self._deadly = (0, "")
-        self._is_dead = self._is_poisoned = False
+        self._is_dead = self._is_poisoned = self.has_failed = False
         self.world = world
         self._watch()
 
@@ -328,3 +275,4 @@ class Player:
         if not self._is_troubled:
             raise error
         self.seen[type(error).__name__] += 1
+        self.has_failed = True

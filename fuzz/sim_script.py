@@ -169,9 +169,9 @@ def _die(choice: random.Random) -> Step:
 def _trouble(choice: random.Random) -> Script:
     """Return the faults of a life, if it has any."""
     script: Script = []
-    for _ in range(choice.choice((0, 0, 1, 1, 3))):
+    for _ in range(choice.choice((0, 0, 1, 2, 3))):
         call, code, *lost = choice.choice(_FAULTS).split()
-        nth = choice.randrange(1, choice.choice((3, 10, 40)))
+        nth = choice.randrange(1, choice.choice((2, 6, 30)))
         script.append(("fault", call, code, str(nth), str(choice.choice((1, 1, 4))), *lost))
     if choice.random() < 0.08:
         script.append(("space", str(choice.randrange(2_000, 9_000))))

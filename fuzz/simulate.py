@@ -82,7 +82,9 @@ class _Prober:
 
     def look(self, call: str) -> None:
         choice, player = self._choice, self._player
-        if choice.random() >= self._share * _EAGERNESS.get(call, 1) or self._deadline.passed():
+        # After an error it shows whether what is promised later is true.
+        share = self._share * _EAGERNESS.get(call, 1) * (2 if player.has_failed else 1)
+        if choice.random() >= share or self._deadline.passed():
             return
         nth = player.world.fs.calls - player.calls_before + 1
         step = self._script[player.position]
