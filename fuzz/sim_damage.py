@@ -15,6 +15,7 @@ from walstore.engine.recovery import Situation
 from walstore.engine.survey import Files, survey
 from walstore.engine.view import View
 from walstore.errors import CorruptionError, StoreNotFoundError
+from walstore.format.filenames import LOCK_NAME
 from walstore.format.frame import find_frames, frame_bytes
 from walstore.format.layout import HEADER_BYTES, FrameKind, Watermark
 from walstore.model.events import EventForm
@@ -119,6 +120,9 @@ def _units_left(world: World, damage: _Damage, found: Jobs) -> int:
             return everything if is_gone and files.stale else _REFUSED
         number = next((number for number, link in enumerate(files.chain) if link.name == damage.name), None)
         if number is None or damage.start >= files.chain[number].end:
+            return everything
+        if is_gone and not contents(world.fs).get(LOCK_NAME):
+            # No opening has come far enough to take an event, so there is nothing to prove that there was a log.
             return everything
         before = files.chain[number - 1] if number else None
         if is_gone and (files.stale or (before is not None and before.length == before.header.length)):

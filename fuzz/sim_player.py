@@ -19,6 +19,7 @@ from fuzz.sim_script import SHAPES, Script, Step, unit
 from tests.crash.worlds import DIRECTORY, Operation, World, jobs_of
 from walstore.errors import StorageError, StorePoisonedError
 from walstore.format.filenames import is_temporary, parse_segment, parse_snapshot
+from walstore.format.layout import HEADER_BYTES, Header
 from walstore.options import Durability
 from walstore.testing import sim_fs
 from walstore.testing.sim_fs import SimCrash, SimFileSystem
@@ -193,8 +194,12 @@ class Player:
         names = self.world.fs.list_directory(DIRECTORY)
         left = [name for name in names if is_temporary(name)]
         assert not left, f"left behind: {left}"
-        segments = [name for name in names if parse_segment(name)]
+        segments = sorted(name for name in names if parse_segment(name))
         assert len(segments) <= _SEGMENTS_MAX, f"{len(segments)} segments: {segments}"
+        for name in segments[:-1]:
+            data = self.world.fs._file(f"{DIRECTORY}/{name}").data
+            is_cut = len(data) < Header.decode(bytes(data[:HEADER_BYTES])).length
+            assert is_cut, f"{name} was not cut, so that nothing tells of the segment that follows it"
         snapshots = [name for name in names if parse_snapshot(name) is not None]
         assert len(snapshots) <= 1, f"covered snapshots are still there: {snapshots}"
 
