@@ -8,6 +8,7 @@ import platform
 import shutil
 import sqlite3
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -41,6 +42,7 @@ def describe(directory: Path) -> dict[str, str]:
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "walstore": f"{walstore.__version__} {_commit()}".strip(),
         "packages": ", ".join([f"SQLite {sqlite3.sqlite_version}", *filter(None, map(_version, _PACKAGES))]),
+        "switch interval of threads": f"{1_000 * sys.getswitchinterval():g} ms",
         "garbage collector": f"on, thresholds {gc.get_threshold()}; what the benchmark itself holds is frozen",
     }
 

@@ -106,7 +106,10 @@ class Pool:
         results = self._stage.results
         for subject, figures in self._rounds.items():
             for name in (*PERCENTILES, "max", "mean"):
-                results.add(self._table, subject, name, "µs", figures.get(name, []))
+                values = figures.get(name, [])
+                # A percentile that only the longest rounds have can't be set beside those of all rounds.
+                if len(values) == len(figures["mean"]):
+                    results.add(self._table, subject, name, "µs", values)
             points = curve(sorted(self._all[subject]), self._stage.clock_ns)
             results.curves.setdefault(self._table, {})[subject] = points
 
