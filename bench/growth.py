@@ -18,7 +18,7 @@ from bench.stores import WalBuffered, WalProcess
 from bench.target import Target
 from bench.timing import looped, settle
 from bench.workloads import job_ids, starts, waiting
-from walstore import WalOptions, WalPersistence
+from walstore import Started, WalOptions, WalPersistence
 
 __all__ = ["CHECKPOINT", "COST", "RESTART", "WHOLE_JOBS_MAX", "measure_growth", "of_jobs", "restart"]
 
@@ -28,6 +28,7 @@ CHECKPOINT: Final = "checkpoint"
 WHOLE_JOBS_MAX: Final = 10_000
 """Beyond it, those that write all jobs for each event would take the time of everybody else."""
 _WHOLE_S: Final = 0.5
+_CHANGES: Final = 1_000
 _KINDS: Final[tuple[type[Target], ...]] = (
     WalBuffered,
     WalProcess,
@@ -63,7 +64,7 @@ def measure_growth(stage: Stage) -> None:
             _measure_cost(stage, population, targets)
             store = next(target.store for target in targets if isinstance(target, WalProcess))
             sqlite = next(target for target in targets if isinstance(target, SqliteNormal))
-            _measure_restart(stage, jobs, store, sqlite)
+            _measure_restart(stage, population, store, sqlite)
             if jobs == stage.scale.jobs_max:
                 measure_large(stage, store.path, population)
 
@@ -85,12 +86,17 @@ def _measure_cost(stage: Stage, population: Sequence[str], targets: Sequence[Tar
         stage.results.add(COST, subject, of_jobs(len(population)), "µs", values)
 
 
-def _measure_restart(stage: Stage, jobs: int, store: WalPersistence, sqlite: SqliteNormal) -> None:
+def _measure_restart(stage: Stage, population: Sequence[str], store: WalPersistence, sqlite: SqliteNormal) -> None:
+    jobs = len(population)
     metric = of_jobs(jobs)
     stage.say(f"{metric}: checkpoint")
+    store.flush_checkpoint(compact=True)
+    work = starts(population, _CHANGES, seed=stage.scale.rounds)
+    store.record_many([Started(job, at) for job, at in zip(work.jobs, work.ats, strict=True)])
+    settle()
     start = perf_counter()
     store.flush_checkpoint(compact=True)
-    stage.results.add(CHECKPOINT, "flush_checkpoint(compact=True)", metric, "s", [perf_counter() - start])
+    stage.results.add(CHECKPOINT, "walstore: checkpoint", metric, "s", [perf_counter() - start])
     store.close()
     opened, loaded, selected = [], [], []
     for number in range(stage.scale.rounds):

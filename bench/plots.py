@@ -46,10 +46,12 @@ def draw_plots(results: Results, directory: Path) -> None:
 def _draw(path: Path, plot: Callable[[Axes], None]) -> None:
     figure, axes = plt.subplots(figsize=(11, 5.5), layout="constrained")
     plot(axes)
-    axes.grid(visible=True, which="major", alpha=0.3)
-    if axes.get_legend_handles_labels()[1]:
+    # A part that was not measured has no plot, and one of an earlier run does not stay.
+    path.unlink(missing_ok=True)
+    if axes.lines:
+        axes.grid(visible=True, which="major", alpha=0.3)
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    figure.savefig(path, dpi=110)
+        figure.savefig(path, dpi=110)
     plt.close(figure)
 
 

@@ -26,7 +26,7 @@ _TITLES: Final = {
     "threads": "Durable events per second, by threads",
     "tasks": "Durable events per second, asyncio tasks",
     "cost": "Cost of one event by number of jobs, compactions that come due included",
-    "checkpoint": "Checkpoint by number of jobs",
+    "checkpoint": "Checkpoint after 1,000 events, by number of jobs",
     "restart": "Restart after a checkpoint, by number of jobs",
     "rewrite": "Checkpoint of many jobs of which few have changed",
     "memory": "Resident memory over an empty process",
