@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
@@ -28,6 +29,8 @@ _LIMIT_S: Final = 60.0
 _GRACE_S: Final = 60.0
 """What a harness may take beyond its seconds to finish what it has begun."""
 _REAL: Final = "real"
+_BROKEN: Final = re.compile(r"\b(AttributeError|NameError|TypeError)\b")
+"""What a patch raises that does not fit the engine any more."""
 _ROOT: Final = Path(__file__).parent.parent
 
 
@@ -56,8 +59,11 @@ def hunt(defect: Defect) -> tuple[Tally | None, list[str]]:
     for number, harness in enumerate(defect.catchers):
         left_s = _LIMIT_S - (time.monotonic() - started)
         tally = run_apart(defect.name, harness, max(left_s / (len(defect.catchers) - number), 1.0))
-        if tally.failures:
+        if tally.failures and not _BROKEN.search(tally.failures[0]):
             return tally, missed
+        if tally.failures:
+            missed.append(f"the defect itself is broken: {tally.failures[0][:300]}")
+            continue
         missed.append(tally.skipped or f"{harness} found nothing in {tally.points:,} points, {tally.seconds:.0f} s")
     return None, missed
 

@@ -22,36 +22,69 @@ from pathlib import Path
 from typing import Final
 
 from fuzz.harness import Deadline, Tally, main
-from fuzz.workers import OPTIONS, Crew, Worker
+from fuzz.workers import KEEPING, OPTIONS, Crew, Worker
 from walstore.engine.environment import Environment
 from walstore.errors import FencedError, ForkedProcessError, StoreLockedError, StorePoisonedError
 from walstore.fs.api import Appender, File
 from walstore.fs.os_append import PwriteAppender
 from walstore.options import Durability
-from walstore.testing.sim_file import SimFile
+from walstore.testing.sim_file import SimAppender, SimFile
 from walstore.testing.sim_fs import SimFileSystem
 from walstore.wal import WalPersistence
 
 __all__ = ["run"]
 
 _DIRECTORY: Final = "/data/store"
+_MEMORY: Final = "/dev/shm"
 _LOOKS: Final = 5
 """Crashes that are looked at in each life on the simulated disk."""
 _SWITCH_S: Final = 2e-5
 """How long a thread may run before another has its turn: short, so that they meet in the middle of things."""
 
 
-class _PwriteFileSystem(SimFileSystem):
-    """A simulated file system where mapping is not safe: segments are appended to with ``pwrite``."""
+class _FileSystem(SimFileSystem):
+    """A simulated file system that takes its time, and where mapping may not be safe."""
+
+    def __init__(self, seed: int, *, mapped: bool, latency_s: float) -> None:
+        super().__init__(seed)
+        self.mapped = mapped
+        self._latency_s = latency_s
 
     def create(self, path: str) -> File:
-        super().create(path)
-        return _PwriteFile(self, path, self._file(path), writable=True)
+        with self._mutex:
+            super().create(path).close()
+            return _File(self, path, self._file(path), writable=True)
+
+    def linger(self) -> None:
+        """Give the other threads a turn, now a short one and now a long one."""
+        time.sleep(self._latency_s * random.choice([0, 0, 1, 4]))
 
 
-class _PwriteFile(SimFile):
+class _File(SimFile):
+    def sync(self) -> None:
+        # As with a device, what comes while a sync is under way may have come before it took effect or after.
+        assert isinstance(self._world, _FileSystem)
+        self._world.linger()
+        super().sync()
+        self._world.linger()
+
     def appender(self, start: int, end: int) -> Appender:
-        return PwriteAppender(self, start, end)
+        assert isinstance(self._world, _FileSystem)
+        if not self._world.mapped:
+            return PwriteAppender(self, start, end)
+        super().appender(start, end)
+        self._appenders[-1] = _Appender(self._world, self._path, self._node, start, end)
+        return self._appenders[-1]
+
+
+class _Appender(SimAppender):
+    def seal(self) -> int:
+        # As on a mapping, where sealing is two calls, and a write may come in between.
+        assert isinstance(self._world, _FileSystem)
+        end = self.tell()
+        self._world.linger()
+        super().seal()
+        return end
 
 
 def _environment(fs: SimFileSystem, *, threads: bool) -> Environment:
@@ -71,20 +104,27 @@ class _SimulatedLife:
     def __init__(self, choice: random.Random, tally: Tally) -> None:
         self._choice = choice
         self._tally = tally
-        self._fs = choice.choice([SimFileSystem, SimFileSystem, _PwriteFileSystem])(choice.getrandbits(32))
+        latency_s = choice.choice([0.0, 1e-4, 5e-4])
+        self._fills_up = choice.random() < 0.3
+        # A full disk is met by a write only where there is no mapping.
+        mapped = choice.random() < (0.3 if self._fills_up else 0.8)
+        self._fs = _FileSystem(choice.getrandbits(32), mapped=mapped, latency_s=latency_s)
         self._fs.make_directory("/data")
         self._fs.sync_directory("/")
-        self._fills_up = choice.random() < 0.3
 
     def live(self) -> None:
         choice, fs = self._choice, self._fs
         level = choice.choice(list(Durability))
         store = WalPersistence(
-            _DIRECTORY, durability=level, options=OPTIONS, environment=_environment(fs, threads=True)
+            _DIRECTORY,
+            durability=level,
+            options=choice.choice([OPTIONS, KEEPING]),
+            environment=_environment(fs, threads=True),
         )
         crew = Crew(store, level, choice, choice.choice([8, 8, 12, 16, 32]))
         try:
-            if choice.random() < 0.4:
+            # Several, since most syncs are those of a file that has no name yet, whose failure is harmless.
+            for _ in range(choice.choice([0, 4])):
                 fs.fail("sync", errno.EIO, nth=choice.randrange(1, 60), lost=choice.random() < 0.7)
             for _ in range(_LOOKS):
                 self._fill_up()
@@ -103,7 +143,9 @@ class _SimulatedLife:
             with self._fs._mutex:
                 used = self._fs._root.size_bytes()
             self._fs.capacity_bytes = self._choice.choice([None, used, used + 1500])
-            self._fs.fail("write", errno.ENOSPC, nth=self._choice.randrange(1, 20), path_contains=".wal")
+            # Twice in a row: then what the first has written can't be taken back either.
+            nth, times = self._choice.randrange(1, 20), self._choice.choice([1, 2])
+            self._fs.fail("write", errno.ENOSPC, nth=nth, times=times, path_contains=".wal")
 
     def _look(self, workers: list[Worker]) -> None:
         """Check what a crash at this moment would leave."""
@@ -151,7 +193,10 @@ class _RealLife:
     def __init__(self, choice: random.Random, tally: Tally) -> None:
         self._choice = choice
         self._tally = tally
-        self._root = Path(tempfile.mkdtemp(prefix="walstore-threads-"))
+        # In memory a rotation takes no time, so there are a hundred times as many.
+        in_memory = choice.random() < 0.7 and Path(_MEMORY).is_dir()
+        self._root = Path(tempfile.mkdtemp(prefix="walstore-threads-", dir=_MEMORY if in_memory else None))
+        self._calls = choice.randrange(500, 5000) if in_memory else choice.randrange(50, 500)
         self._path = self._root / "store"
 
     def live(self) -> None:
@@ -160,12 +205,12 @@ class _RealLife:
         store = WalPersistence(self._path, durability=level, options=OPTIONS)
         try:
             crew = Crew(store, level, choice, choice.choice([8, 16, 32]))
-            crew.proceed(choice.randrange(50, 400))
-            crew.interrupt(30)
+            crew.proceed(self._calls)
+            crew.interrupt(60)
             if choice.random() < 0.5:
                 self._fork(store)
             self._open_twice()
-            crew.proceed(choice.randrange(50, 400))
+            crew.proceed(self._calls)
             crew.stop()
             if choice.random() < 0.3:
                 self._move(store)

@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from walstore.errors import StorageError, StoreClosedError, StorePoisonedError
@@ -17,7 +18,7 @@ from walstore.model.schedule import Manual
 from walstore.options import Durability, WalOptions
 from walstore.wal import WalPersistence
 
-__all__ = ["OPTIONS", "Crew", "StuckError", "Worker", "guarded"]
+__all__ = ["KEEPING", "OPTIONS", "Crew", "StuckError", "Worker", "guarded"]
 
 OPTIONS: Final = WalOptions(
     segment_bytes_min=1024,
@@ -30,10 +31,13 @@ OPTIONS: Final = WalOptions(
     drain_interval_ns=500_000,
 )
 """A rotation every few dozen events, a compaction every few hundred."""
+KEEPING: Final = replace(OPTIONS, small_store_bytes=10**6, compaction_ratio=50.0)
+"""Hardly any compaction: what went wrong in the log stays there."""
 
 _STUCK_S: Final = 10.0
 """Where nobody comes back from a call for so long, those who are in one hang."""
-_STEPS: Final = ("one",) * 100 + ("many",) * 30 + ("sync",) * 10 + ("load",) * 3 + ("flush",) * 3 + ("compact",)
+_RECORDING: Final = ("one",) * 100 + ("many",) * 30 + ("wrong",) * 2
+_ALL: Final = (*_RECORDING, *("sync",) * 10, *("load",) * 3, *("flush",) * 3, "compact")
 
 
 class StuckError(Exception):
@@ -62,8 +66,11 @@ def guarded(work: Callable[[], object]) -> None:
 class Worker:
     """One thread's calls. Its *units* are what it recorded, numbered from 1: one event, or a batch of two."""
 
-    def __init__(self, name: str, store: WalPersistence, level: Durability, choice: random.Random) -> None:
+    def __init__(
+        self, name: str, store: WalPersistence, level: Durability, choice: random.Random, steps: Sequence[str]
+    ) -> None:
         self._store = store
+        self._steps = steps
         self._level = level
         self._choice = choice
         self._one, self._left, self._right = (f"{name}.{side}" for side in ("one", "left", "right"))
@@ -83,7 +90,7 @@ class Worker:
     def step(self) -> None:
         """Make one call."""
         try:
-            self._step(self._choice.choice(_STEPS))
+            self._step(self._choice.choice(self._steps))
         except (StorePoisonedError, StoreClosedError):
             self.ended = True
         self.calls += 1
@@ -108,6 +115,8 @@ class Worker:
     def _step(self, name: str) -> None:
         if name in {"one", "many"}:
             self._record(is_batch=name == "many")
+        elif name == "wrong":
+            self._record_wrongly()
         elif name == "load":
             jobs = {str(job.id): job for job in self._store.load_all()}
             # Once the store is poisoned, it shows what is durable only.
@@ -126,6 +135,19 @@ class Worker:
             except StorageError:
                 return
             self.kept = self.durable = units
+
+    def _record_wrongly(self) -> None:
+        """Make calls with arguments that are refused. Were they recorded all the same, a later check would show it."""
+        wrong: list[Callable[[], object]] = [
+            lambda: self._store.record_finished(self._one, 1, 1),  # type: ignore[arg-type]  # Wrong on purpose.
+            lambda: self._store.cancel(f"{self._one}\ud800"),
+        ]
+        for call in wrong:
+            try:
+                call()
+            except (TypeError, ValueError):
+                continue
+            raise AssertionError("a call with a wrong argument was not refused")
 
     def _record(self, *, is_batch: bool) -> None:
         number = len(self.kinds) + 1
@@ -155,10 +177,9 @@ class Crew:
         self._choice = choice
         self._stopping = False
         self._errors: list[BaseException] = []
-        names = [f"thread.n{number}" for number in range(threads)]
-        self.workers = [
-            Worker(name, store, level, random.Random(choice.getrandbits(64))) for name in [*names, "main", "signal"]
-        ]
+        names = [*(f"thread.n{number}" for number in range(threads)), "main", "signal"]
+        steps = choice.choice([_ALL, _RECORDING])
+        self.workers = [Worker(name, store, level, random.Random(choice.getrandbits(64)), steps) for name in names]
         store.sync()
         self._threads = [
             threading.Thread(target=self._work, args=(worker,), daemon=True) for worker in self.workers[:threads]

@@ -31,9 +31,17 @@ JobView = View[EventForm, JobState]
 def log_deleted_before_the_snapshot_is_durable() -> None:
     """The log below a snapshot is removed before the snapshot is on the device."""
 
-    def create(fs: FileSystem, directory: str, name: str, temporary: str, fill: Callable[[File], None]) -> File:
+    def create(
+        fs: FileSystem,
+        directory: str,
+        name: str,
+        temporary: str,
+        fill: Callable[[File], None],
+        before_naming: Callable[[], None] = lambda: None,
+    ) -> File:
         file = fs.create(f"{directory}/{temporary}")
         fill(file)
+        before_naming()
         fs.rename(f"{directory}/{temporary}", f"{directory}/{name}")
         lsn = parse_snapshot(name)
         for other in fs.list_directory(directory):
@@ -51,9 +59,17 @@ def log_deleted_before_the_snapshot_is_durable() -> None:
 def snapshot_renamed_before_its_sync() -> None:
     """A snapshot gets its name before its bytes are on the device (the empty files of early ext4)."""
 
-    def create(fs: FileSystem, directory: str, name: str, temporary: str, fill: Callable[[File], None]) -> File:
+    def create(
+        fs: FileSystem,
+        directory: str,
+        name: str,
+        temporary: str,
+        fill: Callable[[File], None],
+        before_naming: Callable[[], None] = lambda: None,
+    ) -> File:
         file = fs.create(f"{directory}/{temporary}")
         fill(file)
+        before_naming()
         fs.rename(f"{directory}/{temporary}", f"{directory}/{name}")
         fs.sync_directory(directory)
         file.sync()
@@ -66,10 +82,18 @@ def snapshot_renamed_before_its_sync() -> None:
 def snapshot_written_in_place() -> None:
     """A snapshot is written under its own name, so a crash leaves half of one."""
 
-    def create(fs: FileSystem, directory: str, name: str, temporary: str, fill: Callable[[File], None]) -> File:
+    def create(
+        fs: FileSystem,
+        directory: str,
+        name: str,
+        temporary: str,
+        fill: Callable[[File], None],
+        before_naming: Callable[[], None] = lambda: None,
+    ) -> File:
         del temporary
         file = fs.create(f"{directory}/{name}")
         fill(file)
+        before_naming()
         file.sync()
         fs.sync_directory(directory)
         return file
@@ -201,13 +225,12 @@ def partition_off_by_one() -> None:
 
 
 @defect("simulate", "small_worlds")
-def spilled_events_of_a_partition_read_once_too_few() -> None:
-    """Of the events that were spilled for a partition the last batch is not folded."""
+def last_partition_not_folded() -> None:
+    """Of the events that a merge has spilled, those of the last partition are left out."""
     read = merge.FileSpill.read
 
     def short(self: merge.FileSpill, partition: int) -> Iterator[bytes]:
-        payloads = list(read(self, partition))
-        return iter(payloads[:-1] if len(payloads) > 1 else payloads)
+        return iter(()) if partition == max(self._extents, default=0) else read(self, partition)
 
     swap(merge.FileSpill, "read", short)
 

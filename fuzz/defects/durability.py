@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import cast
 
 from fuzz.defects.planting import defect, swap
-from walstore.engine import compactor, opening
+from walstore.engine import opening
 from walstore.engine.commit import Commit
 from walstore.engine.log import Log, Refusal
 from walstore.engine.segment import Segment
@@ -67,12 +67,6 @@ def skip_the_directory_sync_after_create() -> None:
 def skip_the_directory_sync_after_rename() -> None:
     """A finished file gets its name, and the directory is not synced (LevelDB, with its CURRENT file)."""
     swap(atomic, "sync_directory", lambda _fs, _directory: None)
-
-
-@defect("syscalls", "simulate")
-def skip_the_directory_sync_after_unlink() -> None:
-    """The removal of files that a snapshot covers is not synced, so they come back."""
-    swap(compactor, "sync_directory", lambda _fs, _directory: None)
 
 
 class _Forgetful:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
+from inspect import signature
+from types import FunctionType, ModuleType
 
-__all__ = ["Defect", "collect", "defect", "swap", "uproot"]
+__all__ = ["Defect", "collect", "defect", "planted", "swap", "uproot"]
 
 _swapped: list[tuple[type | ModuleType, str, object]] = []
 
@@ -39,15 +40,32 @@ def collect(module: ModuleType) -> list[Defect]:
 
 
 def swap(owner: type | ModuleType, name: str, new: object) -> None:
-    """Put ``new`` in the place of an attribute of the engine. Raises ``AttributeError`` where there is none."""
+    """Put ``new`` in the place of an attribute of the engine.
+
+    Raises ``AttributeError`` where there is none, and ``TypeError`` where it is called in another way.
+    """
     if name not in vars(owner):
         # What a class inherits is not its own either: the patch would not say what it changes.
         raise AttributeError(f"{owner.__name__} has no {name} of its own: the defect has to follow the engine")
-    _swapped.append((owner, name, vars(owner)[name]))
+    old = vars(owner)[name]
+    if isinstance(old, FunctionType) and isinstance(new, FunctionType) and not _is_callable_like(new, old):
+        raise TypeError(f"{owner.__name__}.{name} is called with {signature(old)}: the defect has to follow the engine")
+    _swapped.append((owner, name, old))
     setattr(owner, name, new)
+
+
+def planted() -> list[tuple[type | ModuleType, str]]:
+    """Return the places of the engine that are changed now."""
+    return [(owner, name) for owner, name, _ in _swapped]
 
 
 def uproot() -> None:
     """Take every defect out again."""
     while _swapped:
         setattr(*_swapped.pop())
+
+
+def _is_callable_like(new: FunctionType, old: FunctionType) -> bool:
+    """Whether ``new`` takes as many arguments as ``old``, of the same kinds."""
+    kinds = [[parameter.kind for parameter in signature(function).parameters.values()] for function in (new, old)]
+    return kinds[0] == kinds[1]

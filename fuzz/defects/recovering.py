@@ -142,7 +142,7 @@ def recovery_past_a_hole() -> None:
 def zeros_end_the_log_wherever_they_are() -> None:
     """The first zeros are taken for the end of the log, whatever follows them (etcd)."""
     is_zero = segments.is_zero
-    swap(recovery, "is_zero", lambda file, start, end: is_zero(file, start, min(start + 16, end)))
+    swap(recovery, "is_zero", lambda file, start, end: is_zero(file, start, min(start + 8, end)))
 
 
 @defect("damage", "small_worlds")
@@ -174,7 +174,7 @@ def missing_last_segment_accepted() -> None:
     swap(survey, "_check_joints", lenient)
 
 
-@defect("damage", "small_worlds")
+@defect("simulate", "damage", "small_worlds")
 def lost_log_created_anew() -> None:
     """A store whose log is gone opens as a new one, empty and healthy (uni-db)."""
     real = survey.survey
@@ -243,7 +243,7 @@ def hole_without_a_power_loss_accepted() -> None:
     swap(recovery, "judge", other)
 
 
-@defect("damage", "hostile")
+@defect("damage", "salvage")
 def header_checksum_ignored() -> None:
     """The checksum of a header is not compared, so a damaged nonce makes a whole segment look torn."""
     decode = layout.Header.decode

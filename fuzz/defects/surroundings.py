@@ -54,14 +54,14 @@ def forked_child_goes_on() -> None:
     swap(Store, "abandon_after_fork", stay)
 
 
-@defect("threads", "hostile")
+@defect("threads")
 def lock_shared_where_it_must_be_exclusive() -> None:
     """The lock is taken in shared mode, so a second writer opens the same store."""
     flags = {name: getattr(fcntl, name) for name in ("LOCK_NB", "LOCK_UN", "flock")}
     swap(os_fs, "fcntl", SimpleNamespace(LOCK_EX=fcntl.LOCK_SH, **flags))
 
 
-@defect("threads", "hostile")
+@defect("threads")
 def fence_check_skipped() -> None:
     """A writer does not notice that its directory was moved or replaced, and goes on in one that is not its own."""
 
@@ -106,19 +106,19 @@ def load_all_without_the_buffer() -> None:
     swap(Buffer, "pending", pending)
 
 
-@defect("hostile", "simulate")
+@defect("threads")
 def recorded_before_it_is_checked() -> None:
     """An event with a wrong argument is recorded, and only then refused: the log holds what can't be read back."""
 
     def record_finished(self: WalPersistence, id: JobId, finished_at: Instant, success: bool) -> None:
         self._record((FINISHED, id_of(id), instant_ns(finished_at, "finished_at"), success))
         if success is not True and success is not False:
-            raise TypeError(f"success must be a bool, not {success!r}")
+            raise ValueError(f"success must be a bool, not {success!r}")
 
     swap(WalPersistence, "record_finished", record_finished)
 
 
-@defect("hostile", "simulate")
+@defect("threads")
 def recorded_though_its_encoding_failed() -> None:
     """The buffer keeps an event that can't be encoded, and can never be drained again."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from xxhash import xxh3_64_digest
@@ -102,7 +103,7 @@ def events_swapped_in_a_drain() -> None:
     swap(Buffer, "drain", drain)
 
 
-@defect("simulate", "threads")
+@defect("threads", "simulate")
 def last_event_of_a_batch_dropped_at_rotation() -> None:
     """A drain that meets the end of a segment leaves its last event out when it writes to the next one."""
 
@@ -115,6 +116,8 @@ def last_event_of_a_batch_dropped_at_rotation() -> None:
             write(encode_frame(FrameKind.EVENTS, self._codec.encode_events(self._items[:count]), seed))
         except ValueError:
             self._log.append(FrameKind.EVENTS, self._codec.encode_events(self._items[: max(count - 1, 1)]))
+        except OSError as error:
+            raise storage_error(error, "draining") from error
         del self._items[:count]
 
     swap(Buffer, "drain", drain)
@@ -184,25 +187,29 @@ def finished_segment_not_cut() -> None:
 
 @defect("simulate", "damage")
 def segment_reused() -> None:
-    """A new segment is written over the bytes of an old one (RocksDB's recycled logs, InnoDB's ring)."""
+    """A new segment is written over the frames of an old one, which verify in it (logs that are recycled)."""
     create_segment = segments.create_segment
 
-    def recycle(fs: FileSystem, directory: str, header: Header, *fill: Callable[[File], int]) -> Segment:
-        names = [name for name in fs.list_directory(directory) if parse_segment(name)]
+    def recycle(
+        fs: FileSystem, directory: str, header: Header, fill: Callable[[File], int] = lambda _: HEADER_BYTES
+    ) -> Segment:
+        del fill
+        name = min(name for name in fs.list_directory(directory) if parse_segment(name))
+        file = fs.open(f"{directory}/{name}")
+        old = Header.decode(file.read(0, HEADER_BYTES))
+        frames = file.read(HEADER_BYTES, min(file.size(), header.length) - HEADER_BYTES)
+        file.close()
 
         def fill_over(file: File) -> int:
-            start = fill[0](file) if fill else HEADER_BYTES
-            old = fs.open(f"{directory}/{min(names)}")
-            file.write(start, old.read(start, max(0, min(old.size(), header.length) - start)))
-            old.close()
-            return start
+            file.write(HEADER_BYTES, frames)
+            return HEADER_BYTES
 
-        return create_segment(fs, directory, header, fill_over) if names else create_segment(fs, directory, header)
+        return create_segment(fs, directory, replace(header, nonce=old.nonce), fill_over)
 
     swap(log, "create_segment", recycle)
 
 
-@defect("damage", "hostile", "salvage")
+@defect("salvage", "damage")
 def seed_without_the_segment() -> None:
     """Checksums are not seeded by the segment, so a stale or misdirected block of another one verifies."""
 
@@ -213,7 +220,7 @@ def seed_without_the_segment() -> None:
     swap(framing, "xxh3_64_digest", digest)
 
 
-@defect("damage", "hostile", "salvage")
+@defect("salvage")
 def checksum_without_the_length() -> None:
     """The checksum of a frame leaves its length out, so a damaged length is found only by what it leads to."""
 
@@ -223,7 +230,7 @@ def checksum_without_the_length() -> None:
     swap(framing, "xxh3_64_digest", digest)
 
 
-@defect("damage", "hostile")
+@defect("damage", "salvage")
 def checksum_of_the_first_bytes_only() -> None:
     """The checksum covers the beginning of a long frame only, to be fast."""
 
@@ -246,18 +253,14 @@ def off_by_one_at_a_segment_boundary() -> None:
 
 @defect("threads", "powercut")
 def partial_write_left_in_place() -> None:
-    """What a failed ``pwrite`` has written of a frame stays, and a shorter one is written over it."""
+    """What a failed ``pwrite`` has written of a frame stays, and the next one goes behind it (as with ``O_APPEND``)."""
 
     def write(self: PwriteAppender, data: bytes) -> None:
         if len(data) > self._end - self._position:
             raise ValueError("the segment is full or sealed")
-        self._file.write(self._position, data)
-        self._position += len(data)
+        try:
+            self._file.write(self._position, data)
+        finally:
+            self._position += len(data)
 
     swap(PwriteAppender, "write", write)
-
-
-@defect("simulate")
-def partial_watermark_left_in_place() -> None:
-    """What a failed write has left behind a sealed segment is not cleared before the next one."""
-    swap(segments, "is_zero", lambda _file, _start, _end: True)
