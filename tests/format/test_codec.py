@@ -176,7 +176,7 @@ def test_failures_are_counted_in_32_bits(failures: int, is_one: bool) -> None:
 
 @pytest.mark.parametrize("content", [None, 5, {}, [1], [[]], [["a.b"]], [["a.b", 0, None, None, None, 0, [0], 0]]])
 def test_what_holds_no_records_is_refused(content: object) -> None:
-    with pytest.raises(ValueError, match=r"not a record|not the msgpack"):
+    with pytest.raises(ValueError, match=r"^not a record that this release knows: (1|\(.*\))$|not the msgpack"):
         CODEC.decode_records(msgpack.packb(content))
 
 
@@ -189,14 +189,15 @@ def test_a_cron_expression_that_no_longer_parses_is_kept() -> None:
     ("event", "reason"),
     [
         ([], "the payload holds no events"),
-        ([None], "not an event: None"),
+        ([[4, "a.b"], 7], "not an event: 7"),
         ([9, "a.b", 5], r"not an event that this release knows: (9, 'a.b', 5)"),
         ([2, "a.", 5], "not the id of a job: 'a.'"),
         ([2, ".b", 5], "not the id of a job: '.b'"),
         ([2, "a.b.", 5], "not the id of a job: 'a.b.'"),
         ([2, "a.b", -1], "not an instant: -1"),
         ([3, "a.b", 5, 1], "not an outcome: 1"),
-        ([1, "a.b", 5, [9]], "not a schedule"),
+        ([1, "a.b", 5, [0.0]], "not a schedule: (0.0,)"),
+        ([1, "a.b", 5, [9]], "not a schedule that this release knows: (9,)"),
         ([5, "a.b", 5, None, None, None, 0, [0]], "not a status that this release knows: 5"),
         ([5, "a.b", 0, None, None, None, 2**32, [0]], "not a count of failures: 4294967296"),
     ],
@@ -204,7 +205,7 @@ def test_a_cron_expression_that_no_longer_parses_is_kept() -> None:
 def test_the_reason_of_a_refusal_is_told(event: list[object], reason: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(reason)}"):
         CODEC.decode_events(msgpack.packb(event))
-    with pytest.raises(ValueError, match=r"^the payload is not the msgpack of this format: "):
+    with pytest.raises(ValueError, match=r"^(the payload is not the msgpack of this format: .*extra data|something follows)"):
         CODEC.decode_events(msgpack.packb(event) + b"\0")
 
 

@@ -40,6 +40,7 @@ def refused_within(decode: Decode, payload: bytes) -> str:
     return str(caught.value)
 
 
+@pytest.mark.mutation
 @each_decoder
 @pytest.mark.parametrize("depth", [1, 2, 100, 500, 1000])
 @pytest.mark.parametrize("declared", [9, 10_000, 2**20, 2**32 - 1])
@@ -52,6 +53,7 @@ def test_lengths_that_nothing_stands_behind_take_no_memory(decode: Decode, depth
     refused_within(decode, b"\x92" + msgpack.packb([4, "a.b"]) + header * depth + b"\xc0" * 20_000)
 
 
+@pytest.mark.mutation
 @each_decoder
 @pytest.mark.parametrize("depth", [10, 900, 1000, 1020, 5000])
 def test_a_refusal_of_nested_arrays_can_be_shown(decode: Decode, depth: int) -> None:
@@ -60,6 +62,7 @@ def test_a_refusal_of_nested_arrays_can_be_shown(decode: Decode, depth: int) -> 
         assert len(refused_within(decode, payload)) < 300
 
 
+@pytest.mark.mutation
 @each_decoder
 def test_a_refusal_does_not_repeat_a_long_value(decode: Decode) -> None:
     for value in ("x" * 100_000, list(range(100_000)), 2**63):
@@ -67,6 +70,7 @@ def test_a_refusal_does_not_repeat_a_long_value(decode: Decode) -> None:
             assert len(refused_within(decode, msgpack.packb(content))) < 300
 
 
+@pytest.mark.mutation
 def test_a_cron_expression_has_a_bound_when_it_is_read_back() -> None:
     """512 records fit in one frame of a snapshot only because each of them is short."""
     decode = JobCodec().decode_events
