@@ -18,6 +18,8 @@ from walstore.format.layout import HEADER_BYTES, FileKind, FrameKind, Header, Wa
 from walstore.model.events import Event, Started
 from walstore.testing.model import NOW_NS
 
+pytestmark = pytest.mark.mutation
+
 Frames = list[tuple[FrameKind, bytes]]
 _JOBS = 1300
 

@@ -77,11 +77,12 @@ def segment(
     *,
     size: int = LENGTH,
     epoch: int = 1,
+    length: int = LENGTH,
     store: bytes = b"s" * 16,
     boot_id: bytes = BOOT_ID,
 ) -> Files:
     """Return a segment by its name, filled up with zeros or cut to ``size``."""
-    data = written(header(FileKind.SEGMENT, lsn, epoch=epoch, store=store, boot_id=boot_id), frames)
+    data = written(header(FileKind.SEGMENT, lsn, epoch=epoch, length=length, store=store, boot_id=boot_id), frames)
     return {segment_name(lsn, epoch): data.ljust(size, b"\0")[:size]}
 
 
@@ -435,6 +436,15 @@ def test_a_good_snapshot_made_by_hand_is_read() -> None:
     with opened(snapshot([*BODY, index(), TRAILER]), read_only=True) as store:
         assert sorted(str(record.id) for record in store.load_all()) == ["a.b", "a.c", "b.a"]
         assert [str(record.id) for record in store.iter_jobs()] == ["a.b", "a.c", "b.a"]
+
+
+def test_a_log_that_fills_its_last_segment_to_the_brim_is_read() -> None:
+    length = HEADER_BYTES + 5 * EVENT_BYTES
+    for read_only in (True, False):
+        with opened(segment([EVENT] * 5, size=length, length=length), read_only=read_only) as store:
+            report = store.recovery
+            assert (report.situation, report.events_replayed, report.torn_bytes) == (Situation.UNCLEAN, 5, 0)
+            assert len(store.load_all()) == 1
 
 
 def test_a_torn_tail_is_cut_and_kept_beside_the_log() -> None:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count, pairwise
 
 import pytest
 
@@ -16,6 +16,7 @@ from walstore.engine.environment import Environment
 from walstore.engine.recovery import Situation
 from walstore.errors import (
     CorruptionError,
+    ForkedProcessError,
     StorageError,
     StorageFullError,
     StoreClosedError,
@@ -129,13 +130,16 @@ def test_flush_checkpoint_leaves_a_small_store_a_fresh_snapshot_and_a_short_log(
         store.flush_checkpoint()  # Nothing is new.
         store.flush_checkpoint(compact=True)
         assert world.fs.calls == calls
+        snapshots = world.names(".snap")
         store.record_started("job.number1", 1000)
         store.flush_checkpoint()  # Something is, but a log of one event is not worth a new snapshot.
-        assert store.stats().log_bytes > 104
+        assert world.names(".snap") == snapshots
         store.flush_checkpoint(compact=True)
+        assert world.names(".snap") != snapshots
         assert store.stats().log_bytes < 200
     with world.open() as store:
         assert store.recovery.events_replayed == 0
+        assert store.stats().snapshot_bytes == len(world.fs._file(f"/jobs/{world.names('.snap')[0]}").data)
         assert len(store.load_all()) == 100
 
 
@@ -348,7 +352,7 @@ def test_an_opening_reports_what_it_found(durability: Durability) -> None:
             assert (report.situation, report.events_replayed) == (Situation.CLEAN, 3)
             assert (report.torn_bytes, report.kept_at, report.duration_ns) == (0, None, 7)
             if not read_only:
-                assert store.stats().events == 0
+                assert (store.stats().events, store.stats().snapshot_bytes, store.stats().snapshot_lsn) == (0, 0, 0)
 
 
 def test_a_store_that_is_open_is_refused_by_the_name_of_its_holder() -> None:
@@ -504,6 +508,22 @@ def test_the_buffer_is_drained_when_it_is_full() -> None:
 
 
 @pytest.mark.parametrize("durability", list(Durability))
+def test_the_copy_of_a_store_in_a_forked_child_refuses_and_says_why(durability: Durability) -> None:
+    world = World()
+    why = "^/jobs was opened before this process was forked: open it in here$"
+    with world.open(durability) as store:
+        store.record_started("job.a", 1)
+        assert store._store is not None
+        calls = world.fs.calls
+        store._store.abandon_after_fork()
+        for call in (lambda: store.record_started("job.a", 1), store.sync, store.load_all, store.stats):
+            with pytest.raises(ForkedProcessError, match=why):
+                call()
+        store.close()
+        assert world.fs.calls == calls
+
+
+@pytest.mark.parametrize("durability", list(Durability))
 def test_a_closed_store_refuses_and_says_so(durability: Durability) -> None:
     world = World()
     with world.open(durability) as store:
@@ -560,6 +580,7 @@ def test_a_long_recovery_reports_progress() -> None:
     assert told
     assert told == sorted(told)
     assert all(0 < done <= total for done, total in told)
+    assert all(later - earlier >= 16 * 1024 * 1024 for earlier, later in pairwise([0, *(done for done, _ in told)]))
 
 
 @pytest.mark.parametrize(

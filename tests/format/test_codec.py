@@ -205,7 +205,9 @@ def test_a_cron_expression_that_no_longer_parses_is_kept() -> None:
 def test_the_reason_of_a_refusal_is_told(event: list[object], reason: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(reason)}"):
         CODEC.decode_events(msgpack.packb(event))
-    with pytest.raises(ValueError, match=r"^(the payload is not the msgpack of this format: .*extra data|something follows)"):
+    with pytest.raises(
+        ValueError, match=r"^(the payload is not the msgpack of this format: .*extra data|something follows)"
+    ):
         CODEC.decode_events(msgpack.packb(event) + b"\0")
 
 
