@@ -439,6 +439,22 @@ def test_a_sync_that_fails_in_the_background_is_told_by_the_next_call(caplog: py
             store.close()
 
 
+def test_a_watermark_that_can_not_be_written_is_poison() -> None:
+    world = World()
+    with world.open() as store:
+        store.record_started("job.a", 1)
+        world.fs.fail("append", errno.EIO, times=2)
+        why = (
+            r"^Input/output error while syncing the log and writing a watermark to /jobs/log-[-0-9a-f]*\.wal: what had"
+        )
+        with pytest.raises(StorePoisonedError, match=why):
+            store.sync()
+        with pytest.raises(StorePoisonedError, match=why):
+            store.close()
+    with world.open() as store:
+        assert counters(store) == {"job.a": 0}
+
+
 def test_the_body_of_a_with_keeps_its_own_error() -> None:
     world = World()
     with pytest.raises(KeyError), world.open() as store:

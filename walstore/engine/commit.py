@@ -113,8 +113,9 @@ class Commit:
         try:
             self._log.append_watermark(mark)
         except StorageError as error:
-            # Whoever waits must not be told that nothing was recorded.
-            raise self.poison(OSError(error.errno, str(error)), "the log and writing its watermark") from error
+            # Whoever waits must not be told that nothing was recorded, or to try again: only the reason is told.
+            reason = error.__cause__ if isinstance(error.__cause__, OSError) else OSError(error.errno, str(error))
+            raise self.poison(reason, f"the log and writing a watermark to {self._log.live.path}") from error
         # The watermark itself is not synced, and must not count as something that has to be: where nothing but it
         # came behind the position that was synced, the log is quiet.
         end_lsn = self._log.end_lsn()
