@@ -102,6 +102,17 @@ def test_one_settling_sync_and_then_silence() -> None:
         assert store.stats().syncs == 3
 
 
+def test_syncs_of_the_background_keep_their_interval() -> None:
+    world = World()
+    with world.open() as store:
+        syncs = []
+        for after_ns in (SECOND_NS, 1, SECOND_NS - 2, 1, SECOND_NS - 1, 1):
+            store.record_started("job.a", world.now_ns)
+            world.tick(store, after_ns)
+            syncs.append(store.stats().syncs)
+        assert syncs == [1, 1, 1, 2, 2, 3]
+
+
 def test_sync_of_nothing_new_costs_nothing() -> None:
     world = World()
     with world.open() as store:
@@ -231,6 +242,19 @@ def test_a_compaction_that_fails_loses_nothing_shows_and_is_tried_again(caplog: 
             store.flush_checkpoint(compact=True)
         store.flush_checkpoint(compact=True)
         assert counters(store) == {"job.a": 0}
+
+
+def test_nothing_is_compacted_anew_but_segments_that_are_left() -> None:
+    world = World()
+    with world.open() as store:
+        store.record_started("job.a", 1)
+        store.flush_checkpoint(compact=True)
+    segments = []
+    for _ in range(4):
+        with world.open() as store:
+            store.flush_checkpoint(compact=True)
+        segments.append(len(world.names(".wal")))
+    assert segments == [2, 1, 2, 1]
 
 
 def test_a_compaction_that_fails_for_want_of_memory_says_so() -> None:
