@@ -164,24 +164,6 @@ def temporary_file_taken_for_a_snapshot() -> None:
     swap(survey, "parse_snapshot", lambda name: parse_snapshot(f"{name[:25]}.snap"))
 
 
-@defect("simulate", "small_worlds")
-def oldest_snapshot_wins() -> None:
-    """Of two snapshots the older one counts, and the log between them may be gone already."""
-    open_snapshot = survey._open_snapshot
-
-    def oldest(
-        fs: FileSystem,
-        directory: str,
-        plug: object,
-        snapshots: dict[str, int],
-        files: Files[EventForm, JobState],
-    ) -> int:
-        files.stale += [name for name in snapshots if name != min(snapshots)]
-        return open_snapshot(fs, directory, plug, {name: snapshots[name] for name in sorted(snapshots)[:1]}, files)  # type: ignore[arg-type]
-
-    swap(survey, "_open_snapshot", oldest)
-
-
 class _Shorter(View[EventForm, JobState]):
     """A view without its last frame of events."""
 

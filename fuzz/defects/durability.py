@@ -166,7 +166,7 @@ def clean_mark_ahead_of_the_sync() -> None:
     swap(Commit, "finish", finish)
 
 
-@defect("simulate", "threads")
+@defect("threads", "simulate")
 def retry_after_a_failed_sync() -> None:
     """A failed sync is repeated, and its success believed (PostgreSQL before 12: "fsyncgate")."""
     sync_file = Commit._sync_file
@@ -179,7 +179,7 @@ def retry_after_a_failed_sync() -> None:
     swap(Commit, "_sync_file", insist)
 
 
-@defect("simulate", "threads")
+@defect("threads", "simulate")
 def failed_sync_is_an_error_like_any_other() -> None:
     """A failed sync raises once, and the next caller just syncs again (SQLite and Redis, by a study of 2020)."""
 

@@ -43,7 +43,7 @@ def half_a_record_many() -> None:
     swap(Store, "record_batch", one_by_one)
 
 
-@defect("simulate", "threads")
+@defect("threads", "simulate")
 def event_recorded_by_a_call_that_raised() -> None:
     """An event goes into a full buffer before the call finds that it can't be drained, and raises."""
 
@@ -55,7 +55,7 @@ def event_recorded_by_a_call_that_raised() -> None:
     swap(Buffer, "add", add)
 
 
-@defect("simulate", "threads")
+@defect("threads", "simulate")
 def buffer_emptied_before_it_is_written() -> None:
     """Draining takes the events out of the buffer first, and loses them when the disk is full."""
 
