@@ -81,11 +81,18 @@ def table(tallies: Sequence[Tally]) -> str:
 
 
 def _all() -> str:
+    versions = read()
+    sums: Counts = {}
+    for counts in versions.values():
+        for harness, count in counts.items():
+            total = sums.setdefault(harness, {})
+            for what, number in count.items():
+                total[what] = total.get(what, 0) + number
     blocks = []
-    for name, counts in read().items():
+    for name, counts in [*versions.items(), ("all versions", sums)]:
         tallies = [
-            Tally(harness, int(sums["runs"]), int(sums["points"]), sums["seconds"], ["?"] * int(sums["failures"]))
-            for harness, sums in sorted(counts.items())
+            Tally(harness, int(count["runs"]), int(count["points"]), count["seconds"], ["?"] * int(count["failures"]))
+            for harness, count in sorted(counts.items())
         ]
         blocks.append(f"walstore {name}\n{table(tallies)}")
     return "\n\n".join(blocks)
