@@ -53,6 +53,18 @@ def filled(*, snapshot: bool) -> WalPersistence:
     return store
 
 
+def test_a_large_snapshot_is_divided_however_short_the_log_is() -> None:
+    with filled(snapshot=True) as store:
+        store.flush_checkpoint(compact=True)
+        assert store._store is not None
+        with closing(store._store.view()) as view:
+            spill = Watched(MemorySpill())
+            assert len(list(merged(view, 8192 * BYTES_PER_BYTE, spill))) == JOBS
+        # Never within a frame of its records, of which there are 512.
+        assert len(spill.begun) == -(-JOBS // 512)
+        assert not spill.payload_bytes
+
+
 @pytest.mark.parametrize("snapshot", [True, False], ids=["snapshot", "log"])
 @pytest.mark.parametrize("limit_bytes", [1 << 11, 1 << 13, 1 << 15, 1 << 24])
 def test_whatever_the_memory_the_outcome_is_the_same_and_the_partitions_follow_it(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.crash.worlds import DIRECTORY, World
 from walstore import Durability, SchedulerJobStatus, WalOptions, WalPersistence
 from walstore.errors import StoreClosedError
 
@@ -76,6 +79,18 @@ def test_a_store_has_one_thread_that_ends_with_it_and_holds_nobody_up(tmp_path: 
         started = set(threading.enumerate()) - before
         assert [(thread.name, thread.daemon) for thread in started] == [("walstore-keeper", True)]
     assert not set(threading.enumerate()) - before
+
+
+@pytest.mark.mutation
+def test_the_buffer_is_drained_again_and_again_though_nobody_asks() -> None:
+    world = World(1)
+    environment = replace(world.environment(), monotonic_ns=time.monotonic_ns, threads=True)
+    drained = threading.Semaphore(0)
+    world.fs.before_call = lambda step: drained.release() if step[0] == "append" else None
+    with WalPersistence(DIRECTORY, durability=Durability.BUFFERED, environment=environment) as store:
+        for at_ns in range(3):
+            store.record_started("job.a", at_ns)
+            assert drained.acquire(timeout=30)
 
 
 @pytest.mark.mutation
