@@ -660,7 +660,9 @@ def test_what_can_not_be_a_store_is_refused_and_left_alone() -> None:
         pass
     assert sorted(world.fs.list_directory("/jobs")) == ["CURRENT", "LOCK"]
     world.fs.unlink("/jobs/CURRENT")
-    with pytest.raises(StoreNotFoundError, match="never finished"), world.open(create=False):
+    with pytest.raises(StoreNotFoundError, match="never finished: create it"), world.open(create=False):
+        pass
+    with pytest.raises(StoreNotFoundError, match="never finished: nothing to read"), world.open(read_only=True):
         pass
     with world.open() as store:
         assert store.recovery.situation is Situation.CREATED
