@@ -60,7 +60,7 @@ class Writer:
         self._board.open()
         self._record_lanes(store, found, on_error)
         store.close()
-        self._board.sync(self._plan.lanes[0], self._board.acknowledged())
+        self._board.sync(self._plan.lanes[0], self._acknowledged())
 
     def _record_lanes(self, store: WalPersistence, found: Jobs, on_error: Callable[[], NoReturn]) -> None:
         def run(lane: int) -> None:
@@ -117,12 +117,17 @@ class Writer:
         assert mine == jobs, f"{name} shows {mine}, and {jobs} was recorded"
 
     def _sync(self, store: WalPersistence, lane: int, name: str) -> None:
-        acknowledged = self._board.acknowledged()
+        acknowledged = self._acknowledged()
         if name == "sync":
             store.sync()
         else:
             store.flush_checkpoint(compact=name == "compact")
         self._board.sync(lane, acknowledged)
+
+    def _acknowledged(self) -> list[int]:
+        # Without those of a rival, whose buffer nobody else can sync.
+        units = self._board.acknowledged()
+        return [count if lane in self._plan.lanes else 0 for lane, count in enumerate(units)]
 
     def _name_files(self, store: WalPersistence) -> None:
         if store._store is not None:
