@@ -22,7 +22,8 @@ _SHARES: Final = {
     "damage": 4,
     "salvage": 4,
     "syscalls": 4,
-    "threads": 4,
+    "threads": 3,
+    "interleavings": 1,
 }
 """Percent of the time that each harness gets."""
 _WORKERS: Final = 2

@@ -139,7 +139,7 @@ def followers_acknowledged_by_a_sync_that_began_before() -> None:
     swap(Commit, "_sync", generous)
 
 
-@defect("threads", "simulate")
+@defect("interleavings", "threads")
 def sealed_meanwhile_counts_as_synced() -> None:
     """After a sync all sealed segments are struck off, also one that was sealed, and grew, during that sync."""
 
