@@ -62,18 +62,19 @@ def main() -> None:
         with _progress() as (say, advance):
             clock_ns = clock_cost_ns()
             stage = Stage(scale, results, root, clock_ns, say)
+            about["timer"] = f"time.perf_counter_ns, {clock_ns:.0f} ns, subtracted from every measured call"
+            results.left_out += [f"section {name}" for name in _SECTIONS if name not in arguments.only]
             for name in arguments.only:
                 measure, share = _SECTIONS[name]
                 measure(stage)
                 advance(share)
+                about["load average after"] = machine.load()
+                about["duration"] = f"{(monotonic() - started) / 60:.1f} minutes"
+                # After each part, so that whoever stops the run has what was measured until then.
+                write_report(arguments.report, about, scale, results)
+                draw_plots(results, arguments.report)
     finally:
         shutil.rmtree(root)
-    about["load average after"] = machine.load()
-    about["timer"] = f"time.perf_counter_ns, {clock_ns:.0f} ns, subtracted from every measured call"
-    about["duration"] = f"{(monotonic() - started) / 60:.1f} minutes"
-    results.left_out += [f"section {name}" for name in _SECTIONS if name not in arguments.only]
-    write_report(arguments.report, about, scale, results)
-    draw_plots(results, arguments.report)
     print(f"The report is in {arguments.report / 'report.md'}.")
 
 
