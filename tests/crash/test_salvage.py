@@ -28,12 +28,12 @@ from walstore.wal import JOBS, WalPersistence
 _SECTOR_BYTES = 512
 
 
-def flip_every_bit(world: World) -> Iterator[None]:
+def flip_bits(world: World) -> Iterator[None]:
     for name, content in contents(world.fs).items():
         data = node_of(world, name).data
         for position in range(len(content)):
-            # Where a bit says how long something is, or which version, all eight; elsewhere one is like another.
-            for bit in range(8) if position < 256 else (position % 8,):
+            # In the header and the first frame all eight, then one in every other byte: the fuzzer flips the others.
+            for bit in range(8) if position < 160 else (position // 2 % 8,) if position % 2 else ():
                 data[position] ^= 1 << bit
                 yield
                 data[position] ^= 1 << bit
@@ -67,7 +67,7 @@ def delete_each(world: World) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", STORES)
-@pytest.mark.parametrize("damage", [flip_every_bit, cut_everywhere, zero_each_sector, delete_each])
+@pytest.mark.parametrize("damage", [flip_bits, cut_everywhere, zero_each_sector, delete_each])
 def test_what_is_intact_comes_out_and_what_is_not_is_named(
     damage: Callable[[World], Iterator[None]], name: str
 ) -> None:
