@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -20,3 +21,7 @@ _UNSHRUNK = (Phase.explicit, Phase.generate)
 settings.register_profile("mutation", deadline=None, derandomize=True, database=None, max_examples=25, phases=_UNSHRUNK)
 settings.register_profile("thorough", deadline=None, max_examples=5_000)
 settings.load_profile("ci" if "CI" in os.environ else "local")
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and the children of the tests would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
