@@ -340,6 +340,7 @@ def test_short_reads_and_writes_are_completed(monkeypatch: pytest.MonkeyPatch, t
     lock.release()
 
 
+@pytest.mark.signals
 def test_signals_leave_every_call_whole(tmp_path: Path) -> None:
     """Python repeats what a signal interrupts (EINTR), as long as the handler does not raise."""
     signals = 0
