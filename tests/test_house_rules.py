@@ -26,6 +26,7 @@ INNER = {
     "persistence": [],
     "engine": [
         "environment",
+        "payloads",
         "keeper",
         "segment",
         "snapshot",
@@ -44,6 +45,7 @@ INNER = {
         "compactor",
         "stats",
         "store",
+        "watch",
     ],
     "wal": [],
     "": [],

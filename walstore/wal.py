@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-import warnings
-import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from itertools import islice
@@ -19,10 +16,11 @@ from walstore.engine.recovery import Progress, RecoveryReport
 from walstore.engine.stats import StoreStats
 from walstore.engine.store import Store
 from walstore.engine.view import View
+from walstore.engine.watch import unwatch, watch
 from walstore.errors import SchedulerPersistenceError, StoreClosedError, StorePoisonedError, storage_errors
 from walstore.format.codec import JobCodec
 from walstore.fs.os_fs import OsFileSystem
-from walstore.fs.os_process import call_in_forked_child, describe_process, random_bytes
+from walstore.fs.os_process import describe_process, random_bytes
 from walstore.model.events import CANCELLED, FINISHED, STARTED, Event, EventForm, Restored, Scheduled, form_of
 from walstore.model.names import Instant, JobId, id_of, instant_ns
 from walstore.model.records import JobState, SchedulerJobRecord, record_of
@@ -39,7 +37,6 @@ JOBS: Plug[EventForm, JobState] = Plug(JobCodec(), JobReducer())
 _RESTORE_BATCH = 512
 
 JobStore = Store[EventForm, JobState]
-_open_stores: weakref.WeakSet[JobStore] = weakref.WeakSet()
 
 
 def os_environment() -> Environment:
@@ -113,8 +110,7 @@ class WalPersistence(SchedulerPersistence):
             self._store = store
             self._recovery = store.recovery
             self._record = store.record
-            self._finalizer = weakref.finalize(self, _close_forgotten, store)
-            _open_stores.add(store)
+            self._finalizer = watch(self, store)
 
     # The contract.
 
@@ -232,8 +228,7 @@ class WalPersistence(SchedulerPersistence):
         finally:
             self._closed = self._store.closed
             if self._closed:
-                self._finalizer.detach()
-                _open_stores.discard(self._store)
+                unwatch(self._store, self._finalizer)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -272,28 +267,3 @@ class WalPersistence(SchedulerPersistence):
                 yield from merged(view, self._options.merge_memory_bytes, MemorySpill())
             finally:
                 view.close()
-
-
-def _close_forgotten(store: JobStore) -> None:
-    """Close a store whose owner is gone without closing it, or that is open when the interpreter exits."""
-    _open_stores.discard(store)
-    if store.closed:
-        return
-    if store.is_running_here():
-        # The garbage collector runs in any thread, also in the middle of the work that closing has to wait for.
-        threading.Thread(target=_close_forgotten, args=(store,), name="walstore-closer").start()
-        return
-    try:
-        store.close()
-    finally:
-        # Afterwards: where warnings are errors, this raises.
-        warnings.warn(f"the store {store.directory} was never closed", ResourceWarning, stacklevel=2, source=store)
-
-
-def _abandon_after_fork() -> None:
-    for store in list(_open_stores):
-        store.abandon_after_fork()
-        _open_stores.discard(store)
-
-
-call_in_forked_child(_abandon_after_fork)

@@ -15,8 +15,8 @@ import pytest
 
 from walstore import Durability, Started, WalOptions, WalPersistence
 from walstore.engine.recovery import Situation
+from walstore.engine.watch import _close_forgotten
 from walstore.errors import FencedError, ForkedProcessError, StoreLockedError, StoreNotFoundError
-from walstore.wal import _close_forgotten
 
 
 def run_child(code: str, *arguments: str, expect: int = 0, measured: bool = True) -> str:

@@ -8,6 +8,7 @@ from typing import Final, Generic, NoReturn
 from walstore.engine.environment import Codec, EventT, StateT
 from walstore.engine.keeper import Keeper
 from walstore.engine.log import Log, Refusal
+from walstore.engine.payloads import payloads
 from walstore.format.layout import FrameKind
 
 __all__ = ["Buffer"]
@@ -50,8 +51,9 @@ class Buffer(Generic[EventT, StateT]):
         remaining = len(items)
         while remaining > 0:
             count = min(remaining, _EVENTS_PER_FRAME)
-            self._log.append(FrameKind.EVENTS, self._codec.encode_events(items[:count]))
-            del items[:count]
+            for piece, payload in payloads(self._codec.encode_events, items[:count]):
+                self._log.append(FrameKind.EVENTS, payload)
+                del items[: len(piece)]
             remaining -= count
 
     def append_batch(self, payload: bytes) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Generic, Protocol
 
 from walstore.engine.environment import EventT, StateT
+from walstore.engine.payloads import payloads
 from walstore.engine.view import View
 from walstore.format.filenames import temporary_name
 from walstore.format.frame import BadFrameError, NeedMore, decode_frame, encode_frame
@@ -142,11 +143,11 @@ class _Partitions(Generic[EventT, StateT]):
                 number = bisect_right(bounds, key_of(event))
                 waiting[number].append(event)
                 if len(waiting[number]) >= _EVENTS_PER_SPILL:
-                    self._spill.append(number, self._codec.encode_events(waiting[number]))
+                    self._spill_events(number, waiting[number])
                     waiting[number].clear()
         for number, rest in enumerate(waiting):
             if rest:
-                self._spill.append(number, self._codec.encode_events(rest))
+                self._spill_events(number, rest)
 
     def fold(self) -> Iterator[dict[str, StateT]]:
         """Yield the states of one partition after another, in the order of their keys."""
@@ -161,6 +162,10 @@ class _Partitions(Generic[EventT, StateT]):
             for payload in self._spill.read(number):
                 self._reducer.fold(states, self._codec.decode_events(payload))
             yield states
+
+    def _spill_events(self, number: int, events: list[EventT]) -> None:
+        for _, payload in payloads(self._codec.encode_events, events):
+            self._spill.append(number, payload)
 
     def _choose_bounds(self, limit_bytes: int) -> list[str]:
         """Cut the keys into ranges of about equal weight, from the snapshot's index and a sample of the log's keys."""

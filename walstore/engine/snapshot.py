@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Final, Generic
 
 from walstore.engine.environment import Codec, EventT, StateT
+from walstore.engine.payloads import payloads
 from walstore.engine.segment import FrameReader, read_header
 from walstore.errors import CorruptionError
 from walstore.format.frame import encode_frame, frame_bytes
@@ -36,8 +37,9 @@ def write_snapshot(
 
     remaining = iter(records)
     while batch := list(islice(remaining, _RECORDS_PER_FRAME)):
-        entries.append(IndexEntry(batch[0][0], position, len(batch)))
-        append(FrameKind.RECORDS, codec.encode_records(batch))
+        for piece, payload in payloads(codec.encode_records, batch):
+            entries.append(IndexEntry(piece[0][0], position, len(piece)))
+            append(FrameKind.RECORDS, payload)
     trailer = Trailer(position, sum(entry.records for entry in entries), len(entries))
     for start in range(0, len(entries), INDEX_ENTRIES_MAX):
         append(FrameKind.INDEX, encode_index(entries[start : start + INDEX_ENTRIES_MAX]))
