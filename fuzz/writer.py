@@ -131,7 +131,7 @@ class Writer:
 
     def _name_files(self, store: WalPersistence) -> None:
         if store._store is not None:
-            self._board.name(store._store._log.live.base_lsn, store._store._compactor.snapshot_lsn)
+            self._board.name(store._store.log.live.base_lsn, store._store._compactor.snapshot_lsn)
 
     def _record_unit(self, store: WalPersistence, name: str, unit: Unit) -> None:
         if name == "many":

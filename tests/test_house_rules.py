@@ -21,7 +21,7 @@ INNER = {
     "errors": [],
     "options": [],
     "model": ["names", "cron", "schedule", "records", "events", "reducer"],
-    "format": ["layout", "frame", "filenames", "rows", "index", "codec"],
+    "format": ["layout", "frame", "filenames", "rows", "index", "codec", "run_frames"],
     "fs": ["api", "os_append", "os_process", "os_fs", "atomic"],
     "persistence": [],
     "engine": [
@@ -47,6 +47,7 @@ INNER = {
         "store",
         "watch",
     ],
+    "hotpath": [],
     "wal": [],
     "": [],
 }

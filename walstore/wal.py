@@ -21,7 +21,8 @@ from walstore.errors import SchedulerPersistenceError, StoreClosedError, StorePo
 from walstore.format.codec import JobCodec
 from walstore.fs.os_fs import OsFileSystem
 from walstore.fs.os_process import describe_process, random_bytes
-from walstore.model.events import CANCELLED, FINISHED, STARTED, Event, EventForm, Restored, Scheduled, form_of
+from walstore.hotpath import HotPath, finished_form, hot_path, started_form
+from walstore.model.events import CANCELLED, Event, EventForm, Restored, Scheduled, form_of
 from walstore.model.names import Instant, JobId, id_of, instant_ns
 from walstore.model.records import JobState, SchedulerJobRecord, record_of
 from walstore.model.reducer import JobReducer, settled
@@ -110,6 +111,7 @@ class WalPersistence(SchedulerPersistence):
             self._store = store
             self._recovery = store.recovery
             self._record = store.record
+            self._take_hot_path(store, durability)
             self._finalizer = watch(self, store)
 
     # The contract.
@@ -120,13 +122,11 @@ class WalPersistence(SchedulerPersistence):
 
     def record_started(self, id: JobId, started_at: Instant) -> None:
         """Record that a run of a job began. An unknown job is created with the schedule ``Manual``."""
-        self._record((STARTED, id_of(id), instant_ns(started_at, "started_at")))
+        self._record(started_form(id, started_at))
 
     def record_finished(self, id: JobId, finished_at: Instant, success: bool) -> None:
         """Record how a run of a job ended. For an unknown job this is accepted and creates nothing."""
-        if success is not True and success is not False:
-            raise TypeError(f"success must be a bool, not {success!r}")
-        self._record((FINISHED, id_of(id), instant_ns(finished_at, "finished_at"), success))
+        self._record(finished_form(id, finished_at, success))
 
     def cancel(self, id: JobId) -> None:
         """Record that a job was cancelled: it is gone, for ever. An unknown job is no error."""
@@ -244,6 +244,15 @@ class WalPersistence(SchedulerPersistence):
         state = "closed" if self._closed else "read-only" if self._store is None else "open"
         return f"<WalPersistence {self._directory} {state}>"
 
+    def _take_hot_path(self, store: JobStore, durability: Durability) -> None:
+        """Let this instance record by the hot path, where there is one and no subclass wants to see the calls."""
+        twins = hot_path(store, durability)
+        if twins is None:
+            return
+        for name, twin in twins._asdict().items():
+            if getattr(type(self), name) is _METHODS[name]:
+                setattr(self, name, twin)
+
     def _refuse_to_record(self, _: EventForm) -> None:
         self._writer()
 
@@ -267,3 +276,7 @@ class WalPersistence(SchedulerPersistence):
                 yield from merged(view, self._options.merge_memory_bytes, MemorySpill())
             finally:
                 view.close()
+
+
+_METHODS = {name: getattr(WalPersistence, name) for name in HotPath._fields}
+"""The methods that have a twin."""

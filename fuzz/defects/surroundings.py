@@ -89,7 +89,7 @@ def close_without_drain() -> None:
     close = Store._close
 
     def forgetful(self: JobStore) -> None:
-        del self._buffer._items[:]
+        del self.buffer.items[:]
         close(self)
 
     swap(Store, "_close", forgetful)

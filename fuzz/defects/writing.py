@@ -9,6 +9,7 @@ from functools import partial
 from xxhash import xxh3_64_digest
 
 from fuzz.defects.planting import defect, swap
+from walstore import hotpath
 from walstore.engine import log
 from walstore.engine import segment as segments
 from walstore.engine.buffer import Buffer
@@ -18,11 +19,13 @@ from walstore.engine.store import Store
 from walstore.errors import storage_error, storage_errors
 from walstore.format import frame as framing
 from walstore.format.filenames import parse_segment
-from walstore.format.frame import Frame, NeedMore, encode_frame
+from walstore.format.frame import Frame, NeedMore, encode_frame, frame_body, seal_body
 from walstore.format.layout import HEADER_BYTES, FrameKind, Header
 from walstore.fs.api import File, FileSystem
 from walstore.fs.os_append import PwriteAppender
+from walstore.hotpath import HotPath, started_form
 from walstore.model.events import EventForm
+from walstore.model.names import Instant, JobId
 from walstore.model.records import JobState
 
 __all__: list[str] = []
@@ -48,8 +51,8 @@ def event_recorded_by_a_call_that_raised() -> None:
     """An event goes into a full buffer before the call finds that it can't be drained, and raises."""
 
     def add(self: JobBuffer, event: EventForm) -> None:
-        self._sink.append(event)
-        if len(self._items) > self._events_max:
+        self.sink.append(event)
+        if len(self.items) > self.events_max:
             self._keeper.call(self.drain)
 
     swap(Buffer, "add", add)
@@ -60,8 +63,8 @@ def buffer_emptied_before_it_is_written() -> None:
     """Draining takes the events out of the buffer first, and loses them when the disk is full."""
 
     def drain(self: JobBuffer) -> None:
-        batch = self._items[:]
-        del self._items[: len(batch)]
+        batch = self.items[:]
+        del self.items[: len(batch)]
         if batch:
             self._log.append(FrameKind.EVENTS, self._codec.encode_events(batch))
 
@@ -73,21 +76,22 @@ def list_swapped_while_another_thread_appends() -> None:
     """Draining puts a new list in the place of the buffer, and who had looked up the old one appends to that."""
 
     def add(self: JobBuffer, event: EventForm) -> None:
-        sink = self._sink
-        if len(self._items) >= self._events_max:
+        sink = self.sink
+        if len(self.items) >= self.events_max:
             self._keeper.call(self.drain)
-            sink = self._sink
+            sink = self.sink
         sink.append(event)
 
     def drain(self: JobBuffer) -> None:
-        batch, self._items = self._items, []
-        if self._sink is batch:
-            self._sink = self._items
+        batch, self.items = self.items, []
+        if self.sink is batch:
+            self.sink = self.items
         if batch:
             self._log.append(FrameKind.EVENTS, self._codec.encode_events(batch))
 
     swap(Buffer, "add", add)
     swap(Buffer, "drain", drain)
+    _close_hot_path()
 
 
 @defect("simulate", "small_worlds")
@@ -95,10 +99,10 @@ def events_swapped_in_a_drain() -> None:
     """A drain writes the newest event first."""
 
     def drain(self: JobBuffer) -> None:
-        count = len(self._items)
+        count = len(self.items)
         if count:
-            self._log.append(FrameKind.EVENTS, self._codec.encode_events(self._items[count - 1 :: -1]))
-            del self._items[:count]
+            self._log.append(FrameKind.EVENTS, self._codec.encode_events(self.items[count - 1 :: -1]))
+            del self.items[:count]
 
     swap(Buffer, "drain", drain)
 
@@ -108,17 +112,17 @@ def last_event_of_a_batch_dropped_at_rotation() -> None:
     """A drain that meets the end of a segment leaves its last event out when it writes to the next one."""
 
     def drain(self: JobBuffer) -> None:
-        count = len(self._items)
+        count = len(self.items)
         if not count:
             return
         write, seed = self._log.head
         try:
-            write(encode_frame(FrameKind.EVENTS, self._codec.encode_events(self._items[:count]), seed))
+            write(encode_frame(FrameKind.EVENTS, self._codec.encode_events(self.items[:count]), seed))
         except ValueError:
-            self._log.append(FrameKind.EVENTS, self._codec.encode_events(self._items[: max(count - 1, 1)]))
+            self._log.append(FrameKind.EVENTS, self._codec.encode_events(self.items[: max(count - 1, 1)]))
         except OSError as error:
             raise storage_error(error, "draining") from error
-        del self._items[:count]
+        del self.items[:count]
 
     swap(Buffer, "drain", drain)
 
@@ -127,20 +131,42 @@ def last_event_of_a_batch_dropped_at_rotation() -> None:
 def write_method_and_seed_read_apart() -> None:
     """A rotation between reading the seed and reading where to write gives the next segment a frame of the old seed."""
 
-    def append(self: Log, kind: FrameKind, payload: bytes) -> None:
+    def append_body(self: Log, body: bytes) -> None:
         while True:
-            frame = encode_frame(kind, payload, self.head[1])
+            frame = seal_body(body, self.head[1])
             head = self.head
             try:
                 head[0](frame)
             except ValueError:
-                self._keeper.call(partial(self._rotate, head, len(payload)))
+                self._keeper.call(partial(self._rotate, head, len(frame)))
             except OSError as error:
                 raise storage_error(error, f"writing to {self.live.path}") from error
             else:
                 return
 
-    swap(Log, "append", append)
+    swap(Log, "append_body", append_body)
+    _close_hot_path()
+
+
+@defect("threads")
+def hot_path_seeds_for_one_segment_and_writes_to_another() -> None:
+    """The hot path looks up where to write only when the frame is ready, a rotation after its seed."""
+    into_log = hotpath._into_log
+
+    def read_apart(store: JobStore) -> HotPath:
+        log, known = store.log, into_log(store)
+
+        def record_started(id: JobId, started_at: Instant) -> None:
+            body = frame_body(FrameKind.EVENTS, store._plug.codec.encode_events([started_form(id, started_at)]))
+            frame = seal_body(body, log.head[1])
+            try:
+                log.head[0](frame)
+            except ValueError:
+                log.append_body(body)
+
+        return known._replace(record_started=record_started)
+
+    swap(hotpath, "_into_log", read_apart)
 
 
 @defect("threads")
@@ -160,12 +186,12 @@ def finished_segment_cut_before_its_successor_exists() -> None:
     """A rotation cuts the old segment first, so a crash leaves a log that looks as if its last file were missing."""
     rotate = Log._rotate
 
-    def cut_first(self: Log, stale: Head, payload_bytes: int) -> None:
+    def cut_first(self: Log, stale: Head, frame_bytes: int) -> None:
         if self._refusal is None and self.head is stale:
             with storage_errors(f"cutting {self.live.path}"):
                 self.live.seal()
                 self.live.file.truncate(self.live.end)
-        rotate(self, stale, payload_bytes)
+        rotate(self, stale, frame_bytes)
 
     swap(Log, "_rotate", cut_first)
 
@@ -175,10 +201,10 @@ def finished_segment_not_cut() -> None:
     """A rotation leaves the old segment at its full length, so nothing tells that a successor ever was."""
     rotate = Log._rotate
 
-    def leave(self: Log, stale: Head, payload_bytes: int) -> None:
+    def leave(self: Log, stale: Head, frame_bytes: int) -> None:
         old = self.live
         length = old.file.size()
-        rotate(self, stale, payload_bytes)
+        rotate(self, stale, frame_bytes)
         if self.live is not old:
             old.file.allocate(length)
 
@@ -218,6 +244,7 @@ def seed_without_the_segment() -> None:
         return xxh3_64_digest(data, 0)
 
     swap(framing, "xxh3_64_digest", digest)
+    swap(hotpath, "xxh3_64_digest", digest)
 
 
 @defect("salvage")
@@ -228,6 +255,7 @@ def checksum_without_the_length() -> None:
         return xxh3_64_digest(data[4:], seed)
 
     swap(framing, "xxh3_64_digest", digest)
+    swap(hotpath, "xxh3_64_digest", digest)
 
 
 @defect("damage", "salvage")
@@ -238,6 +266,7 @@ def checksum_of_the_first_bytes_only() -> None:
         return xxh3_64_digest(data[:32], seed)
 
     swap(framing, "xxh3_64_digest", digest)
+    swap(hotpath, "xxh3_64_digest", digest)
 
 
 @defect("simulate", "small_worlds")
@@ -264,3 +293,13 @@ def partial_write_left_in_place() -> None:
             self._position += len(data)
 
     swap(PwriteAppender, "write", write)
+
+
+def _close_hot_path() -> None:
+    """Let all events take the usual way, where the defect is."""
+
+    def none(store: JobStore) -> None:
+        del store
+
+    swap(hotpath, "_into_buffer", none)
+    swap(hotpath, "_into_log", none)

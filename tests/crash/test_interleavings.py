@@ -146,7 +146,7 @@ def test_closing_in_the_middle_of_a_sync_waits_for_no_compaction_that_waits_for_
     for number in range(3):
         store.record_started(f"job.n{number}", number)
     assert store._store is not None
-    compactor, events = store._store._compactor, store._store._events
+    compactor, events = store._store._compactor, store._store.events
 
     def handle() -> None:
         fs.begun.clear()

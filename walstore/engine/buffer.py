@@ -11,7 +11,7 @@ from walstore.engine.log import Log, Refusal
 from walstore.engine.payloads import payloads
 from walstore.format.layout import FrameKind
 
-__all__ = ["Buffer"]
+__all__ = ["Buffer", "Refuser"]
 
 _EVENTS_PER_FRAME: Final = 512
 
@@ -23,36 +23,45 @@ class Buffer(Generic[EventT, StateT]):
         self._log = log
         self._codec = codec
         self._keeper = keeper
-        self._events_max = events_max
+        self.events_max = events_max
         # Never replaced by another list: a thread that is about to append would append to the wrong one.
-        self._items: list[EventT] = []
-        self._sink: list[EventT] | _Refuser = self._items
+        self.items: list[EventT] = []
+        """What is in the buffer."""
+        self.sink: list[EventT] | Refuser = self.items
+        """Where an event goes: ``items``, or what raises."""
+        self._drained = 0
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
     def add(self, event: EventT) -> None:
         """Take an event.
 
         Raises what draining raises when the buffer is full and can't be drained; nothing is recorded then.
         """
-        if len(self._items) >= self._events_max:
+        if len(self.items) >= self.events_max:
             self._keeper.call(self.drain)
         # Looking the sink up and appending to it come without a call between them, so no other thread can swap the
         # sink and drain the list in between.
-        self._sink.append(event)
+        self.sink.append(event)
+
+    @property
+    def events(self) -> int:
+        """How many events were ever taken. Counted when they leave, which spares whoever adds them the counting."""
+        return self._drained + len(self.items)
 
     def drain(self) -> None:
         """Append to the log what was in the buffer when the call began. For the keeper.
 
         What can't be appended stays in the buffer, in order, and the error is raised.
         """
-        items = self._items
+        items = self.items
         remaining = len(items)
         while remaining > 0:
             count = min(remaining, _EVENTS_PER_FRAME)
             for piece, payload in payloads(self._codec.encode_events, items[:count]):
                 self._log.append(FrameKind.EVENTS, payload)
+                self._drained += len(piece)
                 del items[: len(piece)]
             remaining -= count
 
@@ -63,20 +72,23 @@ class Buffer(Generic[EventT, StateT]):
 
     def pending(self) -> list[Sequence[EventT]]:
         """Return what is in the buffer, without taking it out. For the keeper."""
-        return [self._items[:]]
+        return [self.items[:]]
 
     def refuse(self, refusal: Refusal) -> None:
         """Let every further ``add`` raise. What is in the buffer can still be drained."""
-        self._sink = _Refuser(refusal)
+        self.sink = Refuser(refusal)
 
     def accept(self) -> None:
         """Take events again, after ``refuse``."""
-        self._sink = self._items
+        self.sink = self.items
 
 
-class _Refuser:
+class Refuser:
+    """Stands in for the list of a buffer that takes no more events."""
+
     def __init__(self, refusal: Refusal) -> None:
         self._refusal = refusal
 
     def append(self, _: object) -> NoReturn:
+        """Raise the refusal."""
         raise self._refusal()

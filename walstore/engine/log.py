@@ -9,8 +9,8 @@ from typing import Final, NoReturn
 from walstore.engine.keeper import Keeper
 from walstore.engine.segment import Identity, Segment, create_segment, segment_length
 from walstore.errors import SchedulerPersistenceError, StorageError, storage_error, storage_errors
-from walstore.format.frame import encode_frame, frame_bytes
-from walstore.format.layout import FileKind, FrameKind
+from walstore.format.frame import encode_frame, frame_body, seal_body
+from walstore.format.layout import CHECKSUM_BYTES, FileKind, FrameKind
 from walstore.fs.api import File, FileSystem
 from walstore.fs.atomic import SyncFailedError
 from walstore.options import WalOptions
@@ -64,7 +64,11 @@ class Log:
     # Appending: any thread.
 
     def append(self, kind: FrameKind, payload: bytes) -> None:
-        """Append one frame; on return it is in the kernel's hands.
+        """Append one frame; on return it is in the kernel's hands. Raises what ``append_body`` raises."""
+        self.append_body(frame_body(kind, payload))
+
+    def append_body(self, body: bytes) -> None:
+        """Append the frame with this body (see ``frame_body``); on return it is in the kernel's hands.
 
         Raises ``StorageFullError`` or ``StorageError``, having recorded nothing, when a new segment is needed and can't
         be had, and what ``refuse`` was told once it was called.
@@ -73,10 +77,10 @@ class Log:
             head = self.head
             write, seed = head
             try:
-                write(encode_frame(kind, payload, seed))
+                write(seal_body(body, seed))
             except ValueError:
                 # The segment is full, or was sealed between reading the head and writing.
-                self._keeper.call(partial(self._rotate, head, len(payload)))
+                self._keeper.call(partial(self._rotate, head, CHECKSUM_BYTES + len(body)))
             except OSError as error:
                 raise storage_error(error, f"writing to {self.live.path}") from error
             else:
@@ -171,7 +175,7 @@ class Log:
         assert self._refusal is not None
         raise self._refusal()
 
-    def _rotate(self, stale: Head, payload_bytes: int) -> None:
+    def _rotate(self, stale: Head, frame_bytes: int) -> None:
         if self._refusal is not None:
             raise self._refusal()
         if self.head is not stale:
@@ -180,7 +184,7 @@ class Log:
         old = self.live
         try:
             old.seal()
-            wanted = segment_length(self._next_bytes, frame_bytes(payload_bytes))
+            wanted = segment_length(self._next_bytes, frame_bytes)
             header = self._identity.header(FileKind.SEGMENT, old.base_lsn + old.end, wanted, self._new_nonce())
             new = create_segment(self._fs, self._directory, header)
         except SyncFailedError as error:

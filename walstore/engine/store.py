@@ -38,7 +38,7 @@ _logger = logging.getLogger("walstore")
 class Store(Generic[EventT, StateT]):
     """A directory open for writing. Events come in checked; what they mean is the plug's business.
 
-    ``record`` and ``record_batch`` may be called from any thread, and so may all other methods.
+    All methods may be called from any thread.
     """
 
     def __init__(
@@ -63,25 +63,25 @@ class Store(Generic[EventT, StateT]):
         self._on_device = durability is Durability.POWER
         self._lock = opened.lock
         self._start_lsn = opened.live.base_lsn
-        self._events = opened.report.events_replayed
+        self.logged_events = opened.report.events_replayed
+        """Events in the log that did not come through the buffer; whoever appends them counts."""
         self._background_error: str | None = None
         self._next_sync_ns = environment.monotonic_ns() + options.sync_interval_ns
-        self._closed = False
-        self._is_closing = False
+        self._closed = self._is_closing = False
         self._closing_lock = threading.RLock()
         interval_ns = options.drain_interval_ns if self._buffered else options.sync_interval_ns
         self._keeper = Keeper(self.tick, interval_ns, environment.monotonic_ns, environment.threads)
         fs, live, check_fence = environment.fs, opened.live, opened.check_fence
-        self._log = Log(fs, directory, opened.identity, self._nonce, options, self._keeper, live, check_fence)
+        self.log = Log(fs, directory, opened.identity, self._nonce, options, self._keeper, live, check_fence)
         # The segment of this opening was synced whole before it got its name.
-        self._commit = Commit(self._log, self._log.end_lsn(), self._on_poison)
-        self._buffer = Buffer(self._log, plug.codec, self._keeper, options.buffer_events)
+        self._commit = Commit(self.log, self.log.end_lsn(), self._on_poison)
+        self.buffer = Buffer(self.log, plug.codec, self._keeper, options.buffer_events)
         self._compactor = Compactor(
-            environment, directory, opened.identity, plug, options, self._keeper, self._log, self._commit
+            environment, directory, opened.identity, plug, options, self._keeper, self.log, self._commit
         )
         self._compactor.start_from(opened.snapshot_lsn, opened.snapshot_bytes, opened.old_segments)
         self.record: Callable[[EventT], None] = {
-            Durability.BUFFERED: self._record_buffered,
+            Durability.BUFFERED: self.buffer.add,
             Durability.PROCESS: self._record_in_process,
             Durability.POWER: self._record_on_device,
         }[durability]
@@ -89,10 +89,15 @@ class Store(Generic[EventT, StateT]):
         try:
             self._keeper.start()
             # Not left to the first tick, so that the shortest of openings does its part.
-            self._compactor.when_grown(self._events)
+            self._compactor.when_grown(self.events)
         except BaseException:
             self._shut()
             raise
+
+    @property
+    def events(self) -> int:
+        """Events that the opening found in the log, and all that were recorded since."""
+        return self.logged_events + self.buffer.events
 
     def record_batch(self, events: Sequence[EventT]) -> None:
         """Record checked events in one frame: after a crash all of them are there, or none.
@@ -108,21 +113,17 @@ class Store(Generic[EventT, StateT]):
                 "them in several batches"
             )
         if self._buffered:
-            self._keeper.call(lambda: self._buffer.append_batch(payload))
+            self._keeper.call(lambda: self.buffer.append_batch(payload))
         else:
-            self._log.append(FrameKind.EVENTS, payload)
-        self._events += len(events)
+            self.log.append(FrameKind.EVENTS, payload)
+        self.logged_events += len(events)
         if self._on_device:
             self._commit.sync_recorded()
 
-    def _record_buffered(self, event: EventT) -> None:
-        self._buffer.add(event)
-        # The interpreter switches threads at calls and jumps only, so with a GIL no count is lost.
-        self._events += 1
-
     def _record_in_process(self, event: EventT) -> None:
-        self._log.append(FrameKind.EVENTS, self._plug.codec.encode_events((event,)))
-        self._events += 1
+        self.log.append(FrameKind.EVENTS, self._plug.codec.encode_events((event,)))
+        # The interpreter switches threads at calls and jumps only, so with a GIL no count is lost.
+        self.logged_events += 1
 
     def _record_on_device(self, event: EventT) -> None:
         self._record_in_process(event)
@@ -139,9 +140,9 @@ class Store(Generic[EventT, StateT]):
         """Sync; then compact the log if it is due. ``compact`` does it in any case, and raises when it fails."""
         self.sync()
         if compact:
-            self._compactor.run(self._events)
+            self._compactor.run(self.events)
         else:
-            self._compactor.after_flush(self._events)
+            self._compactor.after_flush(self.events)
 
     def view(self) -> View[EventT, StateT]:
         """Return all that was recorded before the call, at one point of time; the caller closes it.
@@ -168,10 +169,10 @@ class Store(Generic[EventT, StateT]):
         """Return the figures of the store now."""
         if self._closed:
             raise self._closed_error()
-        end_lsn = self._log.end_lsn()
+        end_lsn = self.log.end_lsn()
         return StoreStats(
-            events=self._events - self.recovery.events_replayed,
-            buffered_events=len(self._buffer),
+            events=self.events - self.recovery.events_replayed,
+            buffered_events=len(self.buffer),
             log_written_bytes=end_lsn - self._start_lsn,
             syncs=self._commit.syncs,
             durable_lsn=self._commit.durable_lsn,
@@ -192,11 +193,11 @@ class Store(Generic[EventT, StateT]):
             return
         try:
             if self._buffered:
-                self._buffer.drain()
+                self.buffer.drain()
             now_ns = self._environment.monotonic_ns()
             if now_ns >= self._next_sync_ns and self._commit.settle():
                 self._next_sync_ns = now_ns + self._options.sync_interval_ns
-            self._compactor.when_grown(self._events)
+            self._compactor.when_grown(self.events)
             self._background_error = None
         except Exception as error:  # The keeper must live on, whatever it was.
             if str(error) != self._background_error:
@@ -234,12 +235,12 @@ class Store(Generic[EventT, StateT]):
         return self._keeper.is_running_here() or self._compactor.is_running_here()
 
     def _close(self) -> None:
-        self._buffer.refuse(self._closed_error)
+        self.buffer.refuse(self._closed_error)
         try:
             self._commit.raise_if_poisoned()
             self._drain()
         except StorageFullError:
-            self._buffer.accept()
+            self.buffer.accept()
             raise
         except BaseException:
             self._shut()
@@ -253,11 +254,11 @@ class Store(Generic[EventT, StateT]):
     def _shut(self) -> None:
         """Give everything back. Whatever fails here leaves the lock held until the process ends, which is safe."""
         self._compactor.abandon()
-        self._log.refuse(self._closed_error)
+        self.log.refuse(self._closed_error)
         self._keeper.stop()
         self._closed = True
         with storage_errors(f"closing {self.directory}"):
-            self._log.close()
+            self.log.close()
             self._lock.release()
 
     def abandon_after_fork(self) -> None:
@@ -268,8 +269,8 @@ class Store(Generic[EventT, StateT]):
 
         self._closed_error = refusal  # type: ignore[method-assign]  # Every later call tells why.
         self._closed = True
-        self._buffer.refuse(refusal)
-        self._log.abandon(refusal)
+        self.buffer.refuse(refusal)
+        self.log.abandon(refusal)
         self._lock.abandon()
 
     def _closed_error(self) -> SchedulerPersistenceError:
@@ -277,12 +278,12 @@ class Store(Generic[EventT, StateT]):
 
     def _drain(self) -> None:
         if self._buffered:
-            self._keeper.call(self._buffer.drain)
+            self._keeper.call(self.buffer.drain)
 
     def _open_view(self) -> View[EventT, StateT]:
         # One look at the failure: a sync that fails between two would leave out what lies between log and buffer.
         if self._commit.failure is None:
-            pending, end_lsn = self._buffer.pending(), self._log.end_lsn()
+            pending, end_lsn = self.buffer.pending(), self.log.end_lsn()
         else:
             pending, end_lsn = [], self._commit.durable_lsn
         with storage_errors(f"reading {self.directory}"):
@@ -292,8 +293,8 @@ class Store(Generic[EventT, StateT]):
 
     def _on_poison(self, failure: StorePoisonedError) -> None:
         _logger.error("%s", failure)
-        self._buffer.refuse(lambda: StorePoisonedError(str(failure)))
-        self._log.refuse(lambda: StorePoisonedError(str(failure)))
+        self.buffer.refuse(lambda: StorePoisonedError(str(failure)))
+        self.log.refuse(lambda: StorePoisonedError(str(failure)))
 
     def _nonce(self) -> int:
         return int.from_bytes(self._environment.random_bytes(8), "big")

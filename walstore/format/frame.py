@@ -9,6 +9,7 @@ from xxhash import xxh3_64_digest
 
 from walstore.format.layout import (
     ALIGNMENT_BYTES,
+    CHECKSUM_BYTES,
     FRAME_HEADER,
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
@@ -16,9 +17,18 @@ from walstore.format.layout import (
     FrameKind,
 )
 
-__all__ = ["BadFrameError", "Frame", "NeedMore", "decode_frame", "encode_frame", "find_frames", "frame_bytes"]
+__all__ = [
+    "BadFrameError",
+    "Frame",
+    "NeedMore",
+    "decode_frame",
+    "encode_frame",
+    "find_frames",
+    "frame_body",
+    "frame_bytes",
+    "seal_body",
+]
 
-_CHECKSUM_BYTES = 8
 _MAGIC_OFFSET = 12
 _PADDING = tuple(b"\0" * (-length % ALIGNMENT_BYTES) for length in range(ALIGNMENT_BYTES))
 _KINDS = {int(kind): kind for kind in FrameKind}
@@ -50,8 +60,17 @@ def frame_bytes(payload_bytes: int) -> int:
 
 def encode_frame(kind: FrameKind, payload: bytes, seed: int) -> bytes:
     """Return the bytes of a frame. The payload must not be longer than ``PAYLOAD_BYTES_MAX``."""
+    return seal_body(frame_body(kind, payload), seed)
+
+
+def frame_body(kind: FrameKind, payload: bytes) -> bytes:
+    """Return all of a frame but its checksum, which is the only part that depends on where the frame goes."""
     length = len(payload)
-    body = length.to_bytes(4, "big") + _KIND_BYTES[kind] + payload + _PADDING[length % ALIGNMENT_BYTES]
+    return length.to_bytes(4, "big") + _KIND_BYTES[kind] + payload + _PADDING[length % ALIGNMENT_BYTES]
+
+
+def seal_body(body: bytes, seed: int) -> bytes:
+    """Return the frame with this body, for a file with this seed."""
     return xxh3_64_digest(body, seed) + body
 
 
@@ -74,13 +93,13 @@ def decode_frame(data: bytes, offset: int, seed: int, room: int) -> Frame | Need
     end = offset + size
     if len(data) < end:
         return NeedMore(size)
-    body = data[offset + _CHECKSUM_BYTES : end]
+    body = data[offset + CHECKSUM_BYTES : end]
     if xxh3_64_digest(body, seed) != checksum:
         raise BadFrameError("the checksum of the frame does not match")
     known = _KINDS.get(kind)
     if known is None:
         raise BadFrameError(f"a frame of the unknown kind {kind}")
-    payload_offset = FRAME_HEADER_BYTES - _CHECKSUM_BYTES
+    payload_offset = FRAME_HEADER_BYTES - CHECKSUM_BYTES
     return Frame(known, body[payload_offset : payload_offset + length], end)
 
 

@@ -11,6 +11,7 @@ from xxhash import xxh3_64_intdigest
 
 __all__ = [
     "ALIGNMENT_BYTES",
+    "CHECKSUM_BYTES",
     "FORMAT_VERSION",
     "FRAME_HEADER",
     "FRAME_HEADER_BYTES",
@@ -36,6 +37,7 @@ _MAGIC: Final = b"WALSTORE"
 FRAME_HEADER: Final = struct.Struct(">8sI2sBB")
 FRAME_HEADER_BYTES: Final = FRAME_HEADER.size
 FRAME_MAGIC: Final = b"wl"
+CHECKSUM_BYTES: Final = 8
 ALIGNMENT_BYTES: Final = 8
 PAYLOAD_BYTES_MAX: Final = 1 << 24
 _NUMBER_MAX: Final = 2**63 - 1
