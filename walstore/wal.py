@@ -22,7 +22,7 @@ from walstore.format.codec import JobCodec
 from walstore.fs.os_fs import OsFileSystem
 from walstore.fs.os_process import describe_process, random_bytes
 from walstore.hotpath import HotPath, finished_form, hot_path, started_form
-from walstore.model.events import CANCELLED, Event, EventForm, Restored, Scheduled, form_of
+from walstore.model.events import CANCELLED, Event, EventForm, Restored, form_of, scheduled_form
 from walstore.model.names import Instant, JobId, id_of, instant_ns
 from walstore.model.records import JobState, SchedulerJobRecord, record_of
 from walstore.model.reducer import JobReducer, settled
@@ -118,7 +118,7 @@ class WalPersistence(SchedulerPersistence):
 
     def record_scheduled(self, id: JobId, schedule: Schedule) -> None:
         """Record that a job was given a schedule, as of the store's clock."""
-        self._record(form_of(Scheduled(id, schedule), instant_ns(self._clock(), "the instant of the clock")))
+        self._record(scheduled_form(id, schedule, instant_ns(self._clock(), "the instant of the clock")))
 
     def record_started(self, id: JobId, started_at: Instant) -> None:
         """Record that a run of a job began. An unknown job is created with the schedule ``Manual``."""

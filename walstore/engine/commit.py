@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
+from typing import Final, NamedTuple
 
 from walstore.engine.log import Log, Refusal
 from walstore.errors import SchedulerPersistenceError, StorageError, StoreClosedError, StorePoisonedError
@@ -13,13 +16,26 @@ from walstore.fs.api import File
 
 __all__ = ["Commit"]
 
+_NAP_MAX_S: Final = 0.05
+"""Whoever waits looks for itself this often, should the one who was to wake it have been interrupted."""
+
+_LINGER_S: Final = 20e-6
+
+
+class _Waiter(NamedTuple):
+    """A thread that waits until everything below ``target_lsn`` is on the device; releasing ``bell`` wakes it."""
+
+    target_lsn: int
+    bell: threading.Lock
+
 
 class Commit:
     """Syncs the log for all who wait. Any thread may call any method.
 
-    Whoever comes first leads: it syncs for itself and for all who appended before it began, and they find their bytes
-    durable when they get the lock. Appending goes on meanwhile. The lock may be taken again by its own thread, so that
-    a signal handler that interrupts a sync and wants one itself makes its own; syncs may be repeated freely.
+    Whoever comes first leads: it syncs for itself and for all who appended before it began. The others wait, each on a
+    lock of its own, and are woken together, with one of those that came too late, who leads next. Appending goes on
+    meanwhile. The lock of the leader may be taken again by its own thread, so that a signal handler that interrupts a
+    sync and wants one itself makes its own; syncs may be repeated freely.
     """
 
     def __init__(self, log: Log, durable_lsn: int, on_poison: Callable[[StorePoisonedError], None]) -> None:
@@ -29,6 +45,9 @@ class Commit:
         self._quiet_lsn = durable_lsn
         self._settled = True
         self._depth = 0
+        self._waiters: deque[_Waiter] = deque()
+        self._company = 0
+        """How many waited for the last sync: so many may be about to come again."""
         self.durable_lsn = durable_lsn
         """Everything below is on the device."""
         self._broken = False
@@ -44,9 +63,10 @@ class Commit:
         """
         target_lsn = self._log.end_lsn()
         while not self._is_durable(target_lsn):
-            with self._lock:
-                if not self._is_durable(target_lsn):
-                    self._sync()
+            if self._lock.acquire(blocking=False):
+                self._lead(target_lsn)
+            else:
+                self._follow(target_lsn)
 
     def sync_recorded(self) -> None:
         """Sync what the caller has recorded. Poisons where ``sync`` would say that nothing was: it is in the log."""
@@ -54,6 +74,50 @@ class Commit:
             self.sync()
         except StorageError as error:
             raise self.poison(OSError(error.errno, str(error)), "what was recorded") from error
+
+    def _lead(self, target_lsn: int) -> None:
+        try:
+            if not self._is_durable(target_lsn):
+                self._linger()
+                self._sync()
+        finally:
+            self._release()
+
+    def _follow(self, target_lsn: int) -> None:
+        waiter = _Waiter(target_lsn, threading.Lock())
+        waiter.bell.acquire()
+        self._waiters.append(waiter)
+        if self._lock.acquire(blocking=False):
+            # The leader was done before it could have seen this one.
+            self._lead(target_lsn)
+        else:
+            waiter.bell.acquire(timeout=_NAP_MAX_S)
+
+    def _linger(self) -> None:
+        """Give those who were woken by the last sync the time to append again, as long as they keep coming.
+
+        A sync takes as long for many events as for one, so a leader that starts alone makes all others wait twice.
+        """
+        waiting = -1
+        while waiting < len(self._waiters) < self._company:
+            waiting = len(self._waiters)
+            time.sleep(_LINGER_S)
+
+    def _release(self) -> None:
+        """Give the lock back, and wake all whose bytes are durable and the first of the others, who leads next."""
+        self._lock.release()
+        # After the release: whoever takes a place among those who wait after this look finds the lock free.
+        self._company, late = len(self._waiters), False
+        for _ in range(self._company):
+            try:
+                waiter = self._waiters.popleft()
+            except IndexError:
+                return  # The next leader is done already, and looks as well.
+            if waiter.target_lsn > self.durable_lsn and late and not self._broken:
+                self._waiters.append(waiter)
+                continue
+            late = late or waiter.target_lsn > self.durable_lsn
+            waiter.bell.release()
 
     def settle(self) -> bool:
         """Do what is left after a quiet time, for the keeper: sync what is new, or, once, the last watermark.
@@ -69,13 +133,14 @@ class Commit:
                 self._sync_files()
                 self._settled = True
         finally:
-            self._lock.release()
+            self._release()
         return True
 
     def finish(self, refusal: Refusal) -> None:
         """Refuse further appends with ``refusal``, sync all of the log, and end it with the mark of a clean close."""
         # Refusing under the lock lets a sync that is under way write its watermark and answer those who wait for it.
-        with self._lock:
+        self._lock.acquire()
+        try:
             self.raise_if_poisoned()
             self._log.refuse(refusal)
             end_lsn = self._sync_files()
@@ -84,6 +149,8 @@ class Commit:
             self._sync_file(file, self._log.live.path)
             # The mark included: who appended just before, and looks for the end only now, waits for nothing more.
             self.durable_lsn = self._log.end_lsn()
+        finally:
+            self._release()
 
     def poison(self, error: OSError, what: str) -> SchedulerPersistenceError:
         """Refuse everything from now on because a sync of ``what`` failed; returns the error to raise."""

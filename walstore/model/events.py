@@ -24,6 +24,7 @@ __all__ = [
     "Started",
     "event_of",
     "form_of",
+    "scheduled_form",
 ]
 
 SCHEDULED: Literal[1] = 1
@@ -90,22 +91,27 @@ def form_of(event: Event, now_ns: int) -> EventForm:
 
     Raises ``TypeError`` or ``ValueError`` for anything wrong with the event.
     """
-    match event:
-        case Scheduled(job, schedule, at):
-            if not isinstance(schedule, KINDS):
-                raise TypeError(f"a schedule is Once, Periodic, Cron or Manual, not {schedule!r}")
-            return SCHEDULED, id_of(job), now_ns if at is None else instant_ns(at, "at"), schedule.form
-        case Started(job, at):
-            return STARTED, id_of(job), instant_ns(at, "started_at")
-        case Finished(job, at, success):
-            if not isinstance(success, bool):
-                raise TypeError(f"success must be a bool, not {success!r}")
-            return FINISHED, id_of(job), instant_ns(at, "finished_at"), success
-        case Cancelled(job):
-            return CANCELLED, id_of(job)
-        case Restored(SchedulerJobRecord() as record):
-            return RESTORED, str(record.id), *state_of(record)
+    # The likeliest first, and no patterns: taking the classes apart by patterns takes twice as long.
+    if isinstance(event, Started):
+        return STARTED, id_of(event.id), instant_ns(event.at, "started_at")
+    if isinstance(event, Finished):
+        if not isinstance(event.success, bool):
+            raise TypeError(f"success must be a bool, not {event.success!r}")
+        return FINISHED, id_of(event.id), instant_ns(event.at, "finished_at"), event.success
+    if isinstance(event, Scheduled):
+        return scheduled_form(event.id, event.schedule, now_ns if event.at is None else instant_ns(event.at, "at"))
+    if isinstance(event, Cancelled):
+        return CANCELLED, id_of(event.id)
+    if isinstance(event, Restored) and isinstance(event.record, SchedulerJobRecord):
+        return RESTORED, str(event.record.id), *state_of(event.record)
     raise TypeError(f"an event is Scheduled, Started, Finished, Cancelled or Restored (of a record), not {event!r}")
+
+
+def scheduled_form(job: JobId, schedule: Schedule, at_ns: int) -> EventForm:
+    """Return the event that a job was given a schedule, checked but for its instant."""
+    if not isinstance(schedule, KINDS):
+        raise TypeError(f"a schedule is Once, Periodic, Cron or Manual, not {schedule!r}")
+    return SCHEDULED, id_of(job), at_ns, schedule.form
 
 
 def event_of(form: EventForm) -> Event:

@@ -1,0 +1,184 @@
+"""Awaitable twins of a persistence's methods, for asyncio: thousands of tasks share one flush.
+
+A thin driver, not a second implementation. Events that tasks record are collected in the loop's thread; one thread
+takes all that have come while it was busy, records them as one batch, and wakes the tasks together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Final, Protocol, Self, TypeVar
+
+from walstore.errors import StoreClosedError
+from walstore.model.events import Cancelled, Event, Finished, Scheduled, Started, form_of
+from walstore.model.names import Instant, JobId
+from walstore.model.records import SchedulerJobRecord
+from walstore.model.schedule import Schedule
+from walstore.persistence import BatchPersistence
+
+__all__ = ["AsyncPersistence", "BatchingPersistence"]
+
+T = TypeVar("T")
+_EVENTS_PER_BATCH: Final = 4096
+"""So many events of the longest names still fit into one frame."""
+
+
+class BatchingPersistence(BatchPersistence, Protocol):
+    """What is driven: batches, and what the contract has beside the recording of events."""
+
+    def load_all(self) -> list[SchedulerJobRecord]:
+        """Return every known job."""
+        ...
+
+    def flush_checkpoint(self) -> None:
+        """Return once every call that returned before it is on durable storage."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the persistence holds."""
+        ...
+
+
+class _Flush(asyncio.Future[None]):
+    """One batch on its way. All tasks whose events are in it wait for it, so none of them may cancel it for the others.
+
+    A task that is cancelled while it waits gets its ``CancelledError`` when the batch is through: what it recorded is
+    recorded.
+    """
+
+    def cancel(self, msg: object | None = None) -> bool:
+        del msg
+        return False
+
+
+class AsyncPersistence:
+    """Awaitable twins of the methods of a persistence, of which it is the only user while it is open.
+
+    All methods belong to one event loop, the one in which the first of them is awaited. When an awaited call returns,
+    its event survives what the durability of the persistence says. Arguments are checked before anything is recorded;
+    an error of the persistence is raised in all tasks whose events went into the same batch. ``async with`` closes it,
+    and the persistence with it.
+    """
+
+    def __init__(self, store: BatchingPersistence) -> None:
+        """Drive ``store``, which must take batches. Close this, not the store. Raises ``TypeError``."""
+        if not isinstance(store, BatchPersistence):
+            raise TypeError(f"{type(store).__name__} takes no batches (see BatchPersistence): await it in a thread")
+        self._store = store
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="walstore-aio")
+        self._waiting: list[Event] = []
+        self._flush: _Flush | None = None
+        self._busy = False
+        self._closed = False
+
+    async def record_scheduled(self, id: JobId, schedule: Schedule) -> None:
+        """Record that a job was given a schedule, as of the store's clock."""
+        await self._record(Scheduled(id, schedule))
+
+    async def record_started(self, id: JobId, started_at: Instant) -> None:
+        """Record that a run of a job began."""
+        await self._record(Started(id, started_at))
+
+    async def record_finished(self, id: JobId, finished_at: Instant, success: bool) -> None:
+        """Record how a run of a job ended."""
+        await self._record(Finished(id, finished_at, success))
+
+    async def cancel(self, id: JobId) -> None:
+        """Record that a job was cancelled."""
+        await self._record(Cancelled(id))
+
+    async def record_many(self, events: Iterable[Event]) -> None:
+        """Record several events as one: after a crash all of them are there, or none."""
+        batch = list(events)
+        await self._run(lambda: self._store.record_many(batch))
+
+    async def restore(self, records: Iterable[SchedulerJobRecord]) -> None:
+        """Put jobs to the states that ``records`` say."""
+        batch = list(records)
+        await self._run(lambda: self._store.restore(batch))
+
+    async def load_all(self) -> list[SchedulerJobRecord]:
+        """Return every known job, with all that was recorded before the call."""
+        return await self._run(self._store.load_all)
+
+    async def sync(self) -> None:
+        """Return once every call that returned before it is on the device."""
+        await self._run(self._store.sync)
+
+    async def flush_checkpoint(self) -> None:
+        """Return once every call that returned before it is on durable storage."""
+        await self._run(self._store.flush_checkpoint)
+
+    async def close(self) -> None:
+        """Wait for what is being recorded, and close the persistence. Closing twice is fine."""
+        if self._closed:
+            return
+        try:
+            await self._run(self._store.close)
+        finally:
+            self._closed = True
+            self._thread.shutdown(wait=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _record(self, event: Event) -> _Flush:
+        """Put an event into the batch that is filling, and return what to wait for."""
+        form_of(event, 0)
+        flush = self._flush
+        if flush is None:
+            self._raise_if_closed()
+            flush = self._flush = _Flush(loop=asyncio.get_running_loop())
+            if not self._busy:
+                # At the end of this turn of the loop: all tasks that are ready now get into the batch.
+                flush.get_loop().call_soon(self._start)
+        self._waiting.append(event)
+        return flush
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        """Run ``work`` in the thread, after all that was recorded before."""
+        self._raise_if_closed()
+        if self._flush is not None:
+            self._start()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _start(self) -> None:
+        """Hand the batch that is filling to the thread."""
+        flush, events = self._flush, self._waiting
+        if flush is None:
+            return
+        self._flush, self._waiting, self._busy = None, [], True
+        loop = flush.get_loop()
+
+        def record() -> None:
+            failure: BaseException | None = None
+            try:
+                for begin in range(0, len(events), _EVENTS_PER_BATCH):
+                    self._store.record_many(events[begin : begin + _EVENTS_PER_BATCH])
+            except BaseException as error:  # noqa: BLE001  # It is raised in every task that waits for this batch.
+                failure = error
+            loop.call_soon_threadsafe(self._finish, flush, failure)
+
+        self._thread.submit(record)
+
+    def _finish(self, flush: _Flush, failure: BaseException | None) -> None:
+        if failure is None:
+            flush.set_result(None)
+        else:
+            flush.set_exception(failure)
+        self._busy = False
+        if self._flush is not None:
+            # Behind the tasks that were just woken: those that record again at once get into the batch as well.
+            flush.get_loop().call_soon(self._start)
+
+    def _raise_if_closed(self) -> None:
+        if self._closed:
+            raise StoreClosedError("the persistence was closed: open it again")
