@@ -17,6 +17,7 @@ from bench.large import (
     QUIET,
     REWRITE,
     WHILE,
+    WORKER,
 )
 from bench.latency import CLOSED, PACED
 from bench.memory import STAGES
@@ -143,5 +144,7 @@ def _growth(figures: _Figures) -> Iterator[Goal]:
     resident = [find(MEMORY, process, stage) for stage in STAGES]
     most = max((value for value in resident if value is not None), default=None)
     yield Goal(f"Resident memory over an empty process, {of_jobs(many)}, at its peak", most, 64, "MiB")
+    worker = find(MEMORY, WORKER, "peak")
+    yield Goal(f"Memory of the process that merges, {of_jobs(many)}, at its peak", worker, 128, "MiB")
     ratio = figures.ratio((COST, JsonFile.name, of_jobs(10_000)), (COST, process, of_jobs(10_000)))
     yield Goal(f"{JsonFile.name} for each event at 10,000 jobs / {process}", ratio, 10_000, at_least=True)

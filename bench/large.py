@@ -10,7 +10,7 @@ import threading
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Final
 
 import msgpack
@@ -19,10 +19,10 @@ from xxhash import xxh3_64_digest
 from bench.latency import PACE_NS
 from bench.memory import STAGES
 from bench.stage import Pool, Stage
-from bench.stores import BATCH, EXPLICIT
+from bench.stores import BATCH
 from bench.timing import paced, settle
 from bench.workloads import Starts, starts
-from walstore import Started, WalPersistence
+from walstore import Started, WalOptions, WalPersistence
 from walstore.model.records import JobState, state_of
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "QUIET",
     "REWRITE",
     "WHILE",
+    "WORKER",
     "measure_large",
 ]
 
@@ -45,9 +46,12 @@ WHILE: Final = "paced-checkpoint"
 QUIET: Final = "walstore PROCESS, no checkpoint"
 DURING: Final = "walstore PROCESS, during a checkpoint"
 MEMORY: Final = "memory"
+WORKER: Final = "walstore: the process that merges"
 _CHECKOUT: Final = Path(__file__).parent.parent
 _PACED_S: Final = 2.0
 _RECORDS_PER_FRAME: Final = 512
+_APART: Final = WalOptions(compaction_ratio=1e12)
+"""Compacted only when it is told to, and then as large stores are: by a worker process."""
 
 
 def measure_large(stage: Stage, path: Path, population: Sequence[str]) -> None:
@@ -59,25 +63,44 @@ def measure_large(stage: Stage, path: Path, population: Sequence[str]) -> None:
 
 def _measure_rewrites(stage: Stage, path: Path, population: Sequence[str]) -> None:
     changed = starts(population, stage.scale.changed_jobs, seed=1)
-    with WalPersistence(path, create=False, options=EXPLICIT) as store:
+    with WalPersistence(path, create=False, options=_APART) as store:
         stage.say("Writing all records anew, without the engine")
         _measure_plain_rewrite(stage, store)
         stage.say("Checkpoint after all jobs have changed")
         _record(store, starts(population, 1), population)
         settle()
         _add_spent(stage, ENGINE_REWRITE, [_spent(lambda: store.flush_checkpoint(compact=True))])
+    _measure_in_a_row(stage, path, changed, len(population))
+
+
+def _measure_in_a_row(stage: Stage, path: Path, changed: Starts, jobs: int) -> None:
+    """Measure checkpoints one after another with the options as they come, until the merges that they start are done.
+
+    The mean over all is what counts: a checkpoint leaves the merge to a later one, or to the background. All processor
+    time counts but that of recording.
+    """
+    spent_s = recording_s = 0.0
+    count = 0
+    store = WalPersistence(path, create=False)
+    begin_s = _cpu_s()
+    try:
         end = perf_counter() + stage.scale.checkpoints_s
-        spent: list[tuple[float, float]] = []
-        while len(spent) < stage.scale.checkpoints_max and perf_counter() < end:
-            stage.say(f"Checkpoint {len(spent) + 1} after {stage.scale.changed_jobs:,} changes")
+        while count < stage.scale.checkpoints_max and perf_counter() < end:
+            stage.say(f"Checkpoint {count + 1} after {stage.scale.changed_jobs:,} changes")
+            before_s = thread_time()
             _record(store, changed, changed.jobs)
-            spent.append(_spent(lambda: store.flush_checkpoint(compact=True)))
-        # The mean over all in a row is what counts: a checkpoint may leave work to a later one.
-        mean = (sum(wall for wall, _ in spent) / len(spent), sum(cpu for _, cpu in spent) / len(spent))
-        _add_spent(stage, FEW_CHANGED, [mean])
-        stage.results.notes.append(
-            f"Checkpoints in a row with {stage.scale.changed_jobs:,} of {len(population):,} jobs changed: {len(spent)}."
-        )
+            recording_s += thread_time() - before_s
+            spent_s += _spent(store.flush_checkpoint)[0]
+            count += 1
+        merged_at_ns = store.stats().last_checkpoint_ns
+    finally:
+        # Waits for the merge that is under way.
+        spent_s += _spent(store.close)[0]
+    _add_spent(stage, FEW_CHANGED, [(spent_s / count, (_cpu_s() - begin_s - recording_s) / count)])
+    stage.results.notes.append(
+        f"Checkpoints in a row with {stage.scale.changed_jobs:,} of {jobs:,} jobs changed: {count}, with "
+        f"{'at least one merge' if merged_at_ns is not None else 'no merge'} among them."
+    )
 
 
 def _measure_plain_rewrite(stage: Stage, store: WalPersistence) -> None:
@@ -126,7 +149,7 @@ def _measure_during_checkpoint(stage: Stage, path: Path, population: Sequence[st
     count = int(min(_PACED_S, 10 * stage.scale.latency_s) * 1e9 / PACE_NS)
     pool = Pool(stage, WHILE)
     ended_early = 0
-    with WalPersistence(path, create=False, options=EXPLICIT) as store:
+    with WalPersistence(path, create=False, options=_APART) as store:
         for number in range(stage.scale.rounds):
             work = starts(population, count, seed=number)
             out = array("q", bytes(8 * count))
@@ -156,5 +179,7 @@ def _measure_memory(stage: Stage, path: Path, jobs: int) -> None:
         subprocess.run([*command, *arguments], check=True, capture_output=True, text=True, cwd=_CHECKOUT).stdout.split()
         for arguments in ([str(path), str(jobs)], [])
     )
-    for name, kib in zip(STAGES, lines, strict=True):
-        stage.results.add(MEMORY, "walstore PROCESS", name, "MiB over empty", [(int(kib) - int(empty[0])) / 1024])
+    *stages, worker = map(int, lines)
+    for name, kib in zip(STAGES, stages, strict=True):
+        stage.results.add(MEMORY, "walstore PROCESS", name, "MiB over empty", [(kib - int(empty[0])) / 1024])
+    stage.results.add(MEMORY, WORKER, "peak", "MiB", [worker / 1024])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Final
 __all__ = ["STAGES"]
 
 STAGES: Final = ("opened", "100,000 events later", "after a checkpoint", "peak")
-"""What the numbers that are printed stand for."""
+"""What the numbers that are printed stand for; the last one is the peak of the process that merges, 0 without one."""
 
 
 def _status_kib(field: str) -> int:
@@ -34,6 +35,8 @@ def _use(path: str, jobs: int) -> Iterator[int]:
         store.flush_checkpoint(compact=True)
         yield _status_kib("VmRSS")
         yield _status_kib("VmHWM")
+    # Of the largest child, which is the worker: no other one is started.
+    yield resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
 
 
 def main() -> None:

@@ -27,6 +27,8 @@ __all__ = ["run"]
 _DELAY_MIN_S: Final = 0.0002
 _DELAY_MAX_S: Final = 0.05
 """Between these a kill comes after the fork, or after the opening, at any order of magnitude as often."""
+_DELAY_WORKERS_MAX_S: Final = 0.5
+"""Some merges in processes of their own are to come to their end."""
 _OPENS_S: Final = 1.0
 """How long an opening is waited for. On a busy machine it may take longer than all of the delays."""
 _POLL_S: Final = 0.0002
@@ -80,7 +82,8 @@ class _Victim:
             if choice.random() < 0.7:
                 self._wait_until_opened()
             for child in children:
-                time.sleep(_DELAY_MIN_S * (_DELAY_MAX_S / _DELAY_MIN_S) ** choice.random())
+                longest_s = _DELAY_WORKERS_MAX_S if any(plan.workers for plan in plans) else _DELAY_MAX_S
+                time.sleep(_DELAY_MIN_S * (longest_s / _DELAY_MIN_S) ** choice.random())
                 os.kill(child, signal.SIGKILL)
         finally:
             statuses = [_reap(child) for child in children]

@@ -58,6 +58,7 @@ _SMALL: Final = WalOptions(
     merge_memory_bytes=8_192,
     sync_interval_ns=20_000_000,
 )
+_WORKERS_SHARE: Final = 0.1
 _OPTIONS: Final = (_TINY, _TINY, _SMALL, WalOptions())
 
 
@@ -82,6 +83,9 @@ class Plan:
     """Whether it waits for the lock, which another writer holds."""
     stops_after: int | None = None
     """The operation of the first lane after which the process stops itself (SIGSTOP) to be cut off right there."""
+    workers: bool = False
+    """Whether large merges run in processes of their own; in the others' lives, mostly shorter than such a start, in
+    threads."""
 
 
 def plan_of(seed: str, number: int, lanes: Sequence[int], *, waits: bool = False) -> Plan:
@@ -98,6 +102,7 @@ def plan_of(seed: str, number: int, lanes: Sequence[int], *, waits: bool = False
         batches=choice.choice([20, 500]),
         syncs=choice.choice([0, 2, 20]),
         waits=waits,
+        workers=choice.random() < _WORKERS_SHARE,
     )
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -18,7 +19,7 @@ from walstore.engine.environment import Environment
 from walstore.errors import StoreLockedError
 from walstore.model.events import Cancelled, Event, Finished, Restored, Scheduled, Started
 from walstore.testing.model import Jobs, apply, jobs_of
-from walstore.wal import WalPersistence
+from walstore.wal import WalPersistence, os_environment
 
 __all__ = ["Writer", "fork", "wait"]
 
@@ -45,7 +46,8 @@ class Writer:
         self._directory = directory
         self._plan = plan
         self._board = board
-        self._environment = environment
+        environment = environment or os_environment()
+        self._environment = environment if plan.workers else replace(environment, start_worker=None)
         self._clock = _Clock()
 
     def live(self, expected: Jobs | None, on_error: Callable[[], NoReturn]) -> None:

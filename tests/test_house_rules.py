@@ -42,6 +42,7 @@ INNER = {
         "founding",
         "scan",
         "salvage",
+        "worker",
         "compactor",
         "stats",
         "store",

@@ -20,11 +20,11 @@ from walstore.engine.watch import unwatch, watch
 from walstore.errors import SchedulerPersistenceError, StoreClosedError, StorePoisonedError, storage_errors
 from walstore.format.codec import JobCodec
 from walstore.fs.os_fs import OsFileSystem
-from walstore.fs.os_process import describe_process, random_bytes
+from walstore.fs.os_process import describe_process, random_bytes, start_worker
 from walstore.hotpath import HotPath, finished_form, hot_path, started_form
 from walstore.model.events import CANCELLED, Event, EventForm, Restored, form_of, scheduled_form
 from walstore.model.names import Instant, JobId, id_of, instant_ns
-from walstore.model.records import JobState, SchedulerJobRecord, record_of
+from walstore.model.records import JobState, SchedulerJobRecord, record_of, uncollected
 from walstore.model.reducer import JobReducer, settled
 from walstore.model.schedule import Schedule
 from walstore.options import Durability, WalOptions
@@ -32,7 +32,7 @@ from walstore.persistence import SchedulerPersistence
 
 __all__ = ["JOBS", "WalPersistence", "os_environment"]
 
-JOBS: Plug[EventForm, JobState] = Plug(JobCodec(), JobReducer())
+JOBS: Plug[EventForm, JobState] = Plug(JobCodec(), JobReducer(), "walstore.wal:JOBS")
 """What the engine needs to know of jobs."""
 
 _RESTORE_BATCH = 512
@@ -48,6 +48,7 @@ def os_environment() -> Environment:
         monotonic_ns=time.monotonic_ns,
         wall_ns=time.time_ns,
         holder=describe_process,
+        start_worker=start_worker,
     )
 
 
@@ -138,12 +139,12 @@ class WalPersistence(SchedulerPersistence):
         Once the store is poisoned: what is known to be durable. Raises ``CorruptionError``.
         """
         view = self._open_view()
-        with storage_errors(f"reading {self._directory}"):
+        with storage_errors(f"reading {self._directory}"), uncollected():
             try:
                 states = view.fold()
             finally:
                 view.close()
-        return [record_of(job, settled(state)) for job, state in states.items()]
+            return list(map(record_of, states, map(settled, states.values())))
 
     def flush_checkpoint(self, *, compact: bool = False) -> None:
         """Return when every call that returned before it is on the device; compact the log into a snapshot when due.

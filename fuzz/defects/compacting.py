@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 
 from fuzz.defects.planting import defect, swap
@@ -23,6 +23,7 @@ from walstore.model.records import JobState
 __all__: list[str] = []
 
 JobCompactor = Compactor[EventForm, JobState]
+JobMerge = merge._Merge[EventForm, JobState]
 JobSnapshot = Snapshot[EventForm, JobState]
 JobView = View[EventForm, JobState]
 
@@ -190,43 +191,74 @@ def snapshot_covers_one_frame_less() -> None:
 @defect("simulate", "small_worlds")
 def snapshot_covers_more_than_it_says() -> None:
     """A snapshot holds a segment more than it says that it covers, so the events of that are applied twice."""
-    write = Compactor._write
+    open_view, write = Compactor._open_view, Compactor._write
+    ends: list[int] = []
 
-    def lower(self: JobCompactor, view: JobView, lsn: int) -> int:
-        last = view._files.chain
-        below = [link.base_lsn for link in last if self.snapshot_lsn < link.base_lsn < lsn]
-        return write(self, view, max(below, default=lsn))
+    def whole(self: JobCompactor, end_lsn: int) -> JobView:
+        del end_lsn
+        return open_view(self, ends[-1])
 
+    def lower(self: JobCompactor, lsn: int) -> int:
+        ends.append(lsn)
+        names = self._fs.list_directory(self._directory)
+        bases = [parsed.base_lsn for name in names if (parsed := parse_segment(name))]
+        return write(self, max((base for base in bases if self.snapshot_lsn < base < lsn), default=lsn))
+
+    swap(Compactor, "_open_view", whole)
     swap(Compactor, "_write", lower)
 
 
 @defect("simulate", "small_worlds")
-def partition_off_by_one() -> None:
-    """The first key of a partition is dealt out to the one before, where its record is not."""
-    swap(merge, "bisect_right", bisect_left)
+def range_off_by_one() -> None:
+    """Of the events in a run, the one for the first key of the next frame is folded onto the frame before it."""
+    swap(merge, "bisect_left", bisect_right)
 
 
 @defect("simulate", "small_worlds")
-def last_partition_not_folded() -> None:
-    """Of the events that a merge has spilled, those of the last partition are left out."""
+def last_run_not_folded() -> None:
+    """Of the events that a merge has spilled, those of the last run are left out."""
     read = merge.FileSpill.read
 
-    def short(self: merge.FileSpill, partition: int) -> Iterator[bytes]:
-        return iter(()) if partition == max(self._extents, default=0) else read(self, partition)
+    def short(self: merge.FileSpill, run: int) -> Iterator[bytes]:
+        for payload in read(self, run):
+            if run != max(self._extents):
+                yield payload
 
     swap(merge.FileSpill, "read", short)
 
 
 @defect("simulate", "small_worlds")
+def runs_folded_backwards() -> None:
+    """Of several events for one job in several runs, the last one is applied first."""
+    sort_log = merge._Merge._sort_log
+
+    def backwards(self: JobMerge) -> list[merge._Run[EventForm]]:
+        return sort_log(self)[::-1]
+
+    swap(merge._Merge, "_sort_log", backwards)
+
+
+@defect("simulate", "small_worlds")
+def events_behind_the_last_frame_lost() -> None:
+    """A merge ends with the last key of the snapshot, and new jobs behind it are forgotten."""
+    has_events_below = merge._Merge.has_events_below
+
+    def bounded(self: JobMerge, end: str | None) -> bool:
+        return end is not None and has_events_below(self, end)
+
+    swap(merge._Merge, "has_events_below", bounded)
+
+
+@defect("simulate", "small_worlds")
 def cancellation_lost_in_a_merge() -> None:
     """A job that was cancelled after a snapshot is in the next one again, for want of a tombstone (LSM trees)."""
-    merged = merge.merged
+    fold_onto = merge._Merge._fold_onto
 
-    def without_tombstones(view: JobView, memory_bytes: int, spill: merge.Spill) -> Iterator[tuple[str, JobState]]:
-        states = dict(view.records()) | dict(merged(view, memory_bytes, spill))
-        yield from sorted(states.items())
+    def without_tombstones(self: JobMerge, states: dict[str, JobState], stop: str | None) -> list[tuple[str, JobState]]:
+        before = dict(states)
+        return sorted((before | dict(fold_onto(self, states, stop))).items())
 
-    swap(compactor, "merged", without_tombstones)
+    swap(merge._Merge, "_fold_onto", without_tombstones)
 
 
 @defect("threads")

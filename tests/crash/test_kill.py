@@ -14,7 +14,6 @@ from walstore.engine import compactor, repair
 from walstore.engine.recovery import LogEnd
 from walstore.engine.store import Store
 from walstore.engine.survey import Link
-from walstore.engine.view import View
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -68,11 +67,11 @@ def _forget_the_last_event(monkeypatch: pytest.MonkeyPatch) -> None:
 def _remove_the_log_first(monkeypatch: pytest.MonkeyPatch) -> None:
     write = compactor.Compactor[Any, Any]._write
 
-    def remove_and_write(self: compactor.Compactor[Any, Any], view: View[Any, Any], lsn: int) -> int:
+    def remove_and_write(self: compactor.Compactor[Any, Any], lsn: int) -> int:
         for name in self._fs.list_directory(self._directory):
             if name.startswith("log-") and int(name.split("-")[1], 16) < lsn:
                 self._fs.unlink(f"{self._directory}/{name}")
-        return write(self, view, lsn)
+        return write(self, lsn)
 
     monkeypatch.setattr(compactor.Compactor, "_write", remove_and_write)
 

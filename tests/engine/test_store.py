@@ -628,8 +628,8 @@ def test_a_long_recovery_reports_progress() -> None:
 )
 def test_a_temporary_file_that_does_not_read_back_is_no_corruption(cut: bool, reason: str) -> None:
     world = World()
-    with world.open(options=WalOptions(merge_memory_bytes=8 * 1024)) as store:
-        for number in range(200):
+    with world.open(options=WalOptions(merge_memory_bytes=256 * 1024)) as store:
+        for number in range(1200):
             store.record_started(f"job.number{number:04d}", number)
         jobs = store.iter_jobs()
         next(jobs)
@@ -641,7 +641,7 @@ def test_a_temporary_file_that_does_not_read_back_is_no_corruption(cut: bool, re
         with pytest.raises(StorageError, match=f"A temporary file {reason}.*{name}"):
             list(jobs)
         assert world.names(".tmp") == []
-        assert len(store.load_all()) == 200
+        assert len(store.load_all()) == 1200
 
 
 def test_what_can_not_be_a_store_is_refused_and_left_alone() -> None:

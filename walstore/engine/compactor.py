@@ -1,4 +1,4 @@
-"""When the log is compacted into a snapshot, and doing it: one at a time, in the caller or in the background."""
+"""When the log is compacted into a snapshot, and seeing to it: one at a time; large ones by a worker process."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import threading
 from typing import Final, Generic
 
 from walstore.engine.commit import Commit
-from walstore.engine.environment import Environment, EventT, Plug, StateT
+from walstore.engine.environment import Environment, EventT, Plug, StateT, Worker
 from walstore.engine.keeper import Keeper
 from walstore.engine.log import Log
-from walstore.engine.merge import FileSpill, merged
 from walstore.engine.segment import Identity
-from walstore.engine.snapshot import write_snapshot
-from walstore.engine.survey import survey
+from walstore.engine.snapshot import check_ends
+from walstore.engine.survey import covered_names, survey
 from walstore.engine.view import View
-from walstore.errors import StoreClosedError, storage_errors
+from walstore.engine.worker import answer_of, start_worker, write_merged
+from walstore.errors import CorruptionError, StorageError, StoreClosedError, storage_error, storage_errors
 from walstore.format.filenames import snapshot_name, temporary_name
-from walstore.format.layout import FileKind
+from walstore.format.layout import FileKind, Header
 from walstore.fs.api import File
 from walstore.fs.atomic import SyncFailedError, create_atomically, sync_directory
 from walstore.options import WalOptions
@@ -65,6 +65,8 @@ class Compactor(Generic[EventT, StateT]):
         self._thread: threading.Thread | None = None
         self._finished = False
         self._abandoned = False
+        self._worker: Worker | None = None
+        self._is_worker_spared = False
         self._attempt: tuple[int, int] | None = None
         """The LSN and the count of events of an attempt that failed: what lies below it is still good to compact."""
         self._retry_at_ns = 0
@@ -131,6 +133,9 @@ class Compactor(Generic[EventT, StateT]):
         Once the lock of the store is released, nobody may publish a snapshot or remove a file any more.
         """
         self._abandoned = True
+        worker = self._worker
+        if worker is not None:
+            worker.kill()
         self.finish()
 
     def is_running_here(self) -> bool:
@@ -186,11 +191,7 @@ class Compactor(Generic[EventT, StateT]):
             # Nobody is waited for: the snapshot will hold what somebody else is syncing just now, and a signal handler
             # may wait for this compaction in the middle of a sync of its own thread, as one does that closes the store.
             self._commit.settle()
-            view = self._keeper.call(lambda: self._open_view(base_lsn))
-            try:
-                snapshot_bytes = self._write(view, base_lsn)
-            finally:
-                view.close()
+            snapshot_bytes = self._write(base_lsn)
             if base_lsn > self.snapshot_lsn:
                 self.snapshot_lsn, self.snapshot_bytes = base_lsn, snapshot_bytes
             self._attempt = None
@@ -205,31 +206,73 @@ class Compactor(Generic[EventT, StateT]):
         assert files is not None
         return View(files, end_lsn, self._plug, before_frame=self._raise_if_abandoned)
 
-    def _write(self, view: View[EventT, StateT], lsn: int) -> int:
+    def _write(self, lsn: int) -> int:
         nonce = int.from_bytes(self._environment.random_bytes(8), "big")
         header = self._identity.header(FileKind.SNAPSHOT, lsn, 0, nonce)
-        spill = FileSpill(self._fs, self._directory, f"spill-{nonce:016x}", nonce)
+        # The name carries the epoch, so that nobody can take the unfinished file of another opening for its own.
+        temporary = temporary_name(f"{snapshot_name(lsn)}-{self._identity.epoch:08x}")
+        apart = self._is_done_apart(lsn)
         size = 0
 
         def fill(file: File) -> None:
             nonlocal size
-            records = merged(view, self._options.merge_memory_bytes, spill)
-            write_snapshot(file, header, self._plug.codec, records)
+            size = self._fill_apart(file, temporary, header) if apart else self._fill_here(file, header)
             self._raise_if_abandoned()
             self._log.check_fence()
-            size = file.size()
 
         try:
-            # The name carries the epoch, so that nobody can take the unfinished file of another opening for its own.
-            temporary = temporary_name(f"{snapshot_name(lsn)}-{self._identity.epoch:08x}")
             name = snapshot_name(lsn)
             create_atomically(self._fs, self._directory, name, temporary, fill, self._raise_if_abandoned).close()
             # A signal handler may have closed the store while this thread waited for the device.
             self._raise_if_abandoned()
         except SyncFailedError as error:
             raise self._commit.poison(error, self._directory) from error
+        return size
+
+    def _fill_here(self, file: File, header: Header) -> int:
+        view = self._keeper.call(lambda: self._open_view(header.lsn))
+        try:
+            write_merged(self._fs, self._directory, file, header, view, self._options.merge_memory_bytes)
         finally:
-            spill.close()
+            view.close()
+        return file.size()
+
+    def _is_done_apart(self, lsn: int) -> bool:
+        """Whether a process of its own does the merge: a large one, unless the last attempt at that went wrong."""
+        spared, self._is_worker_spared = self._is_worker_spared, False
+        can_start = self._environment.start_worker is not None and self._plug.name is not None
+        total_bytes = self.snapshot_bytes + lsn - self.snapshot_lsn
+        return can_start and not spared and total_bytes > self._options.small_store_bytes
+
+    def _fill_apart(self, file: File, temporary: str, header: Header) -> int:
+        """Let a worker fill the file. Only this process renames and removes files, and only while it has the lock."""
+        # Taken back where the worker did its part, or said why it could not: then another one will.
+        self._is_worker_spared = True
+        try:
+            worker = start_worker(
+                self._environment, self._plug, self._directory, temporary, header, self._options.merge_memory_bytes
+            )
+        except OSError as error:
+            raise storage_error(error, f"starting a process that compacts {self._directory}") from error
+        self._worker = worker
+        try:
+            # Whoever abandons the compaction kills the worker that is noted here, or is noticed now.
+            self._raise_if_abandoned()
+            trouble = answer_of(worker, self._directory)
+            self._raise_if_abandoned()
+            if trouble is None:
+                size = check_ends(file, header)
+        except (OSError, CorruptionError):
+            self._is_worker_spared = False
+            raise
+        except ValueError as error:
+            raise StorageError(f"a process that compacts {self._directory} wrote something else: {error}") from error
+        finally:
+            self._worker = None
+            worker.close()
+        if trouble is not None:
+            raise StorageError(trouble)
+        self._is_worker_spared = False
         return size
 
     def _has_too_many_segments(self) -> bool:
@@ -241,10 +284,7 @@ class Compactor(Generic[EventT, StateT]):
             raise _AbandonedError
 
     def _remove_covered(self) -> None:
-        files = survey(self._fs, self._directory, self._plug, created=True)
-        assert files is not None
-        files.close()
-        for name in files.stale:
+        for name in covered_names(self._fs.list_directory(self._directory), self.snapshot_lsn):
             self._fs.unlink(f"{self._directory}/{name}")
         try:
             sync_directory(self._fs, self._directory)

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from walstore.fs.api import FileSystem
 
-__all__ = ["Codec", "Environment", "EventT", "Plug", "Reducer", "StateT"]
+__all__ = ["Codec", "Environment", "EventT", "Plug", "Reducer", "StateT", "Worker"]
 
 EventT = TypeVar("EventT")
 StateT = TypeVar("StateT")
 _EventT_contra = TypeVar("_EventT_contra", contravariant=True)
+
+
+class Worker(Protocol):
+    """Another process that does one task. Any thread may call ``kill``."""
+
+    def output(self) -> str:
+        """Wait until it has ended, and return what it printed. Raises ``OSError``."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once. It may have ended."""
+        ...
+
+    def close(self) -> None:
+        """End it, if it has not ended, and give everything back."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +44,9 @@ class Environment:
     """Names this process in ``LOCK``: host and pid."""
     threads: bool = True
     """Whether the engine runs threads of its own. Without, nothing happens but in calls, ``Store.tick`` among them."""
+    start_worker: Callable[[str, Mapping[str, str | int]], Worker] | None = None
+    """Calls a function ("module:name") with a task in a new process. Raises ``OSError``. None where there is no such
+    thing: what would be done there is done here."""
 
 
 class Codec(Protocol[EventT, StateT]):
@@ -78,3 +97,6 @@ class Plug(Generic[EventT, StateT]):
 
     codec: Codec[EventT, StateT]
     reducer: Reducer[EventT, StateT]
+    name: str | None = None
+    """Where another process can import this very plug, as "module:attribute". Without it large logs are compacted in a
+    thread of this process."""

@@ -9,7 +9,7 @@ from typing import Final
 from walstore.engine.environment import Environment, EventT, Plug, StateT
 from walstore.engine.opening import sign_lock
 from walstore.engine.segment import Identity, create_segment
-from walstore.engine.snapshot import write_snapshot
+from walstore.engine.snapshot import in_batches, write_snapshot
 from walstore.errors import StorageError, StoreLockedError, StoreNotFoundError, storage_errors
 from walstore.format.filenames import LOCK_NAME, UNFINISHED_NAME, segment_name, snapshot_name, temporary_name
 from walstore.format.frame import encode_frame
@@ -112,7 +112,7 @@ def _write_files(
     header = identity.header(FileKind.SNAPSHOT, _BASE_LSN, 0, snapshot_seed)
 
     def fill_snapshot(file: File) -> None:
-        write_snapshot(file, header, plug.codec, records)
+        write_snapshot(file, header, plug.codec, in_batches(records))
 
     def fill_segment(file: File) -> int:
         # True once the segment has its name, since it is synced before.

@@ -14,7 +14,7 @@ from walstore.format.filenames import LOCK_NAME, SegmentName, is_temporary, is_t
 from walstore.format.layout import HEADER_BYTES, FileKind, Header
 from walstore.fs.api import File, FileSystem
 
-__all__ = ["Files", "Link", "choose_segments", "is_store", "survey"]
+__all__ = ["Files", "Link", "choose_segments", "covered_names", "is_store", "survey"]
 
 
 @dataclass(slots=True)
@@ -84,8 +84,7 @@ def survey(
     the listing and the opening, which happens to readers only.
     """
     names = fs.list_directory(directory)
-    segments = {name: parsed for name in names if (parsed := parse_segment(name))}
-    snapshots = {name: lsn for name in names if (lsn := parse_snapshot(name)) is not None}
+    segments, snapshots = _parse(names)
     files: Files[EventT, StateT] = Files(temporary=[name for name in names if is_temporary(name)])
     if not segments:
         if created or snapshots:
@@ -128,6 +127,20 @@ def _open_snapshot(
     if files.snapshot.lsn != snapshots[newest]:
         raise CorruptionError(f"the header says LSN {files.snapshot.lsn}, the name another", path=path, offset=0)
     return files.snapshot.lsn
+
+
+def covered_names(names: list[str], snapshot_lsn: int) -> list[str]:
+    """Return the files that do not count any more beside the snapshot at an LSN, which is the newest; by name alone."""
+    segments, snapshots = _parse(names)
+    files: Files[object, object] = Files(stale=[name for name, lsn in snapshots.items() if lsn < snapshot_lsn])
+    choose_segments(segments, snapshot_lsn, files)
+    return files.stale
+
+
+def _parse(names: list[str]) -> tuple[dict[str, SegmentName], dict[str, int]]:
+    segments = {name: parsed for name in names if (parsed := parse_segment(name))}
+    snapshots = {name: lsn for name in names if (lsn := parse_snapshot(name)) is not None}
+    return segments, snapshots
 
 
 def choose_segments(

@@ -10,6 +10,7 @@ from walstore.engine.environment import EventT, Plug, StateT
 from walstore.engine.segment import FrameReader
 from walstore.engine.survey import Files
 from walstore.errors import CorruptionError
+from walstore.format.index import IndexEntry
 from walstore.format.layout import HEADER_BYTES, FrameKind
 
 __all__ = ["View"]
@@ -32,7 +33,7 @@ class View(Generic[EventT, StateT]):
         """``before_frame`` is called before each frame of events or records; what it raises ends the reading."""
         self._before_frame = before_frame
         self._files = files
-        self._pending = pending
+        self.pending = pending
         self.plug = plug
         self.snapshot = files.snapshot
         self.end_lsn = end_lsn
@@ -44,14 +45,24 @@ class View(Generic[EventT, StateT]):
 
     def records(self) -> Iterator[tuple[str, StateT]]:
         """Yield the records of the snapshot, in the order of their keys."""
-        if self.snapshot is not None:
-            for entry in self.snapshot.index:
-                self._before_frame()
-                yield from self.snapshot.frame_records(entry)
+        for entry in self.snapshot.index if self.snapshot is not None else ():
+            yield from self.frame_records(entry)
+
+    def frame_records(self, entry: IndexEntry) -> list[tuple[str, StateT]]:
+        """Return the records of one frame of the snapshot."""
+        self._before_frame()
+        assert self.snapshot is not None
+        return self.snapshot.frame_records(entry)
+
+    def frame_payload(self, entry: IndexEntry) -> bytes:
+        """Return the payload of one frame of the snapshot, still encoded."""
+        self._before_frame()
+        assert self.snapshot is not None
+        return self.snapshot.frame_payload(entry)
 
     def events(self) -> Iterator[Sequence[EventT]]:
         """Yield the events above the snapshot in the order in which they were recorded, frame by frame."""
-        return chain((events for _, events in self.frames()), self._pending)
+        return chain((events for _, events in self.frames()), self.pending)
 
     def frames(self) -> Iterator[tuple[int, Sequence[EventT]]]:
         """Yield the events in the log above the snapshot with the LSN of their frame."""
@@ -83,7 +94,9 @@ class View(Generic[EventT, StateT]):
 
     def fold(self) -> dict[str, StateT]:
         """Return the state of every key, unsettled, all in memory."""
-        states = dict(self.records())
+        states: dict[str, StateT] = {}
+        for entry in self.snapshot.index if self.snapshot is not None else ():
+            states.update(self.frame_records(entry))
         fold = self.plug.reducer.fold
         for events in self.events():
             fold(states, events)

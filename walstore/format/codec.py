@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from itertools import chain
 from reprlib import repr as short
-from typing import cast
+from typing import Any, cast
 
 import msgpack
 
-from walstore.format.rows import unpack_row, unpack_rows
+from walstore.format.rows import unpack_all, unpack_row, unpack_rows
 from walstore.model.events import CANCELLED, FINISHED, RESTORED, SCHEDULED, STARTED, EventForm
 from walstore.model.names import INSTANT_MAX_NS, NAME_BYTES_MAX
 from walstore.model.records import FAILED_RETRYING, FAILURES_MAX, JobState
@@ -25,6 +26,7 @@ _pack: Callable[[object], bytes] = msgpack.Packer().pack if _has_gil else msgpac
 _SCHEDULE_TYPES = frozenset({(int,), (int, int), (int, str)})
 _ARITY = {SCHEDULED: 4, STARTED: 3, FINISHED: 4, CANCELLED: 2, RESTORED: 8}
 _CELLS_MAX = max(_ARITY.values())
+_RECORD_CELLS = _ARITY[RESTORED] - 1
 _ONE_EVENT_MAX = 0x90 + _CELLS_MAX
 """The first byte of the longest msgpack array that can be one event. What is longer is an array of events."""
 
@@ -61,14 +63,43 @@ class JobCodec:
 
     def decode_records(self, payload: bytes) -> list[tuple[str, JobState]]:
         """Return the records of a payload, checked."""
-        records: list[tuple[str, JobState]] = []
-        for record in unpack_rows(payload, _CELLS_MAX):
-            if not isinstance(record, tuple) or len(record) != _ARITY[RESTORED] - 1:
-                raise ValueError(f"not a record that this release knows: {short(record)}")
-            _check_id(record[0])
-            _check_state(record[1:])
-            records.append((record[0], cast("JobState", record[1:])))
-        return records
+        rows = unpack_all(payload, _CELLS_MAX)
+        if not _are_records(rows):
+            for row in rows:
+                _check_record(row)
+        return [(record[0], record[1:]) for record in cast("Sequence[tuple[Any, ...]]", rows)]
+
+
+def _are_records(rows: Sequence[object]) -> bool:
+    """Whether all rows are records for certain. By columns, almost nothing runs in Python: a quarter of the time."""
+    if set(map(type, rows)) != {tuple} or set(map(len, cast("Sequence[tuple[object, ...]]", rows))) != {_RECORD_CELLS}:
+        return False
+    jobs, statuses, *instants, failures, schedules = zip(*cast("Sequence[tuple[Any, ...]]", rows), strict=True)
+    if set(map(type, jobs)) != {str} or max(map(len, jobs)) > NAME_BYTES_MAX:
+        return False
+    if not all([0 < job.rfind(".") < len(job) - 1 for job in jobs]):  # noqa: C419  # A generator takes twice as long.
+        return False
+    known = [at_ns for column in instants for at_ns in column if at_ns is not None]
+    in_range = _are_integers(statuses, FAILED_RETRYING) and _are_integers(failures, FAILURES_MAX)
+    if not in_range or not _are_integers(known, INSTANT_MAX_NS) or set(map(type, schedules)) != {tuple}:
+        return False
+    # Only among integers and strings are equal schedules the same, so that one of each has to be checked.
+    if not set(map(type, chain.from_iterable(schedules))) <= {int, str}:
+        return False
+    for form in set(schedules):
+        _check_schedule(form)
+    return True
+
+
+def _are_integers(values: Sequence[Any], highest: int) -> bool:
+    return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= highest)
+
+
+def _check_record(record: object) -> None:
+    if not isinstance(record, tuple) or len(record) != _RECORD_CELLS:
+        raise ValueError(f"not a record that this release knows: {short(record)}")
+    _check_id(record[0])
+    _check_state(record[1:])
 
 
 def _check_event(event: object) -> None:
