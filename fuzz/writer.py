@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
 from fuzz.harness import Deadline
 from fuzz.lives import Board, Plan, Unit, operations
-from walstore.engine.environment import Environment
+from walstore.engine.environment import Environment, Worker
 from walstore.errors import StoreLockedError
+from walstore.fs.os_process import start_worker
 from walstore.model.events import Cancelled, Event, Finished, Restored, Scheduled, Started
 from walstore.testing.model import Jobs, apply, jobs_of
 from walstore.wal import WalPersistence, os_environment
@@ -28,6 +31,7 @@ _PR_SET_PDEATHSIG: Final = 1
 _FAILED: Final = 1
 _HANGS_S: Final = 60.0
 _POLL_S: Final = 0.0005
+_WORKER_LIVES_S: Final = 0.3
 
 
 class _Clock(threading.local):
@@ -39,6 +43,17 @@ class _Clock(threading.local):
         return self.now_ns
 
 
+def _start(choice: random.Random, function: str, task: Mapping[str, str | int]) -> Worker:
+    """Start a worker, and kill half of them at any point of their lives."""
+    assert start_worker is not None
+    worker = start_worker(function, task)
+    if choice.random() < 0.5:
+        killer = threading.Timer(choice.random() * _WORKER_LIVES_S, worker.kill)
+        killer.daemon = True
+        killer.start()
+    return worker
+
+
 class Writer:
     """One life: opens the store, records into its lanes, closes the store."""
 
@@ -47,7 +62,8 @@ class Writer:
         self._plan = plan
         self._board = board
         environment = environment or os_environment()
-        self._environment = environment if plan.workers else replace(environment, start_worker=None)
+        choice = random.Random(f"workers {plan.seed}")
+        self._environment = replace(environment, start_worker=partial(_start, choice) if plan.workers else None)
         self._clock = _Clock()
 
     def live(self, expected: Jobs | None, on_error: Callable[[], NoReturn]) -> None:
