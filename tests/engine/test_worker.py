@@ -209,7 +209,7 @@ def test_what_a_worker_wrote_is_looked_at_before_it_has_a_name(
     with opened(path, Workers(function="bad_worker:main")) as store:
         fill(store)
         expected = store.load_all()
-        with pytest.raises(StorageError, match="wrote something else"):
+        with pytest.raises(StorageError, match="does not read back as it was to be written"):
             store.flush_checkpoint(compact=True)
         after_a_failure(store, path, expected)
 

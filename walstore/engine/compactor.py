@@ -216,7 +216,11 @@ class Compactor(Generic[EventT, StateT]):
 
         def fill(file: File) -> None:
             nonlocal size
-            size = self._fill_apart(file, temporary, header) if apart else self._fill_here(file, header)
+            if apart:
+                self._fill_apart(temporary, header)
+            else:
+                self._fill_here(file, header)
+            size = self._check(file, header)
             self._raise_if_abandoned()
             self._log.check_fence()
 
@@ -229,13 +233,22 @@ class Compactor(Generic[EventT, StateT]):
             raise self._commit.poison(error, self._directory) from error
         return size
 
-    def _fill_here(self, file: File, header: Header) -> int:
+    def _check(self, file: File, header: Header) -> int:
+        try:
+            return check_ends(file, header)
+        except ValueError as error:
+            self._is_worker_spared = True
+            raise StorageError(
+                f"the new snapshot of {self._directory} does not read back as it was to be written ({error}); nothing "
+                "is lost: it is removed, and written again later"
+            ) from error
+
+    def _fill_here(self, file: File, header: Header) -> None:
         view = self._keeper.call(lambda: self._open_view(header.lsn))
         try:
             write_merged(self._fs, self._directory, file, header, view, self._options.merge_memory_bytes)
         finally:
             view.close()
-        return file.size()
 
     def _is_done_apart(self, lsn: int) -> bool:
         """Whether a process of its own does the merge: a large one, unless the last attempt at that went wrong."""
@@ -244,7 +257,7 @@ class Compactor(Generic[EventT, StateT]):
         total_bytes = self.snapshot_bytes + lsn - self.snapshot_lsn
         return can_start and not spared and total_bytes > self._options.small_store_bytes
 
-    def _fill_apart(self, file: File, temporary: str, header: Header) -> int:
+    def _fill_apart(self, temporary: str, header: Header) -> None:
         """Let a worker fill the file. Only this process renames and removes files, and only while it has the lock."""
         # Taken back where the worker did its part, or said why it could not: then another one will.
         self._is_worker_spared = True
@@ -260,20 +273,15 @@ class Compactor(Generic[EventT, StateT]):
             self._raise_if_abandoned()
             trouble = answer_of(worker, self._directory)
             self._raise_if_abandoned()
-            if trouble is None:
-                size = check_ends(file, header)
         except (OSError, CorruptionError):
             self._is_worker_spared = False
             raise
-        except ValueError as error:
-            raise StorageError(f"a process that compacts {self._directory} wrote something else: {error}") from error
         finally:
             self._worker = None
             worker.close()
         if trouble is not None:
             raise StorageError(trouble)
         self._is_worker_spared = False
-        return size
 
     def _has_too_many_segments(self) -> bool:
         """Whether many openings, however little they recorded, have left a segment each."""

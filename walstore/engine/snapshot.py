@@ -109,7 +109,7 @@ class _Writer(Generic[EventT, StateT]):
 
 
 def check_ends(file: File, header: Header) -> int:
-    """Check the header, the index and the trailer of a snapshot that another process wrote, and return its length.
+    """Check the header, the index and the trailer of a snapshot that was just written, and return its length.
 
     In well below a millisecond: a thread of ours that runs longer holds up all the others. The frames of records were
     read back by whoever wrote them. Raises ``ValueError``.
