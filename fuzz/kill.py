@@ -8,6 +8,7 @@ seed.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import shutil
@@ -27,8 +28,8 @@ __all__ = ["run"]
 _DELAY_MIN_S: Final = 0.0002
 _DELAY_MAX_S: Final = 0.05
 """Between these a kill comes after the fork, or after the opening, at any order of magnitude as often."""
-_DELAY_WORKERS_MAX_S: Final = 0.5
-"""Some merges in processes of their own are to come to their end."""
+_DELAY_WORKERS_MAX_S: Final = 1.0
+"""Uniformly up to this where merges run in processes of their own, so that some of them come to their end."""
 _OPENS_S: Final = 1.0
 """How long an opening is waited for. On a busy machine it may take longer than all of the delays."""
 _POLL_S: Final = 0.0002
@@ -82,8 +83,7 @@ class _Victim:
             if choice.random() < 0.7:
                 self._wait_until_opened()
             for child in children:
-                longest_s = _DELAY_WORKERS_MAX_S if any(plan.workers for plan in plans) else _DELAY_MAX_S
-                time.sleep(_DELAY_MIN_S * (longest_s / _DELAY_MIN_S) ** choice.random())
+                time.sleep(_delay_s(choice, workers=any(plan.workers for plan in plans)))
                 os.kill(child, signal.SIGKILL)
         finally:
             statuses = [_reap(child) for child in children]
@@ -106,6 +106,12 @@ class _Victim:
         except Exception as error:  # noqa: BLE001  # Whatever a reader raises here is what this harness looks for.
             return f"reading raised {type(error).__name__}: {error}"
         return self._past.check(found, power=False)
+
+
+def _delay_s(choice: random.Random, *, workers: bool) -> float:
+    if workers:
+        return _DELAY_WORKERS_MAX_S * choice.random()
+    return _DELAY_MIN_S * math.pow(_DELAY_MAX_S / _DELAY_MIN_S, choice.random())
 
 
 def _reap(child: int) -> int:
