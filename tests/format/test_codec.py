@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from walstore.format import codec
 from walstore.format.codec import JobCodec
 from walstore.model.events import Event, EventForm, event_of, form_of
 from walstore.model.names import INSTANT_MAX_NS
@@ -260,3 +261,53 @@ def test_flipped_bits_give_other_events_or_are_refused(recorded: list[Event], da
     except ValueError:
         return
     assert decoded
+
+
+@given(st.lists(st.lists(events(), min_size=1, max_size=20), max_size=8))
+def test_many_payloads_are_decoded_as_one_after_another(frames: list[list[Event]]) -> None:
+    forms = [[form_of(event, 0) for event in frame] for frame in frames]
+    payloads = [CODEC.encode_events(frame) for frame in forms]
+    assert list(CODEC.decode_many(payloads)) == [form for frame in forms for form in frame]
+    assert [CODEC.count_events(payload) for payload in payloads] == [len(frame) for frame in forms]
+
+
+@pytest.mark.parametrize("count", [1, 2, 15, 16, 17, 1023, 1024, 1025, 65_535, 65_536])
+def test_events_are_counted_at_every_length_of_their_number(count: int) -> None:
+    forms: list[EventForm] = [(2, "a.b", 2**40)] * count
+    payload = CODEC.encode_events(forms)
+    assert CODEC.count_events(payload) == len(CODEC.decode_events(payload)) == count
+    assert list(CODEC.decode_many([CODEC.encode_events([form]) for form in forms])) == forms
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"\x90", b"\x93", b"\xdc", b"\xdd\0\0", b"\xc0", b"\x93\x09\xa3a.b\x01", b"a.b"]
+)
+def test_what_is_no_event_is_not_counted(payload: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        CODEC.count_events(payload)
+
+
+@each_event
+@pytest.mark.parametrize("wrong", [b"", b"\x93\x02", b"\x93\x02\xa3a.b\x01\x01", b"\x93\x02\xa3a.b\xc3", b"\x91\xc0"])
+def test_one_wrong_payload_among_many_is_refused(form: EventForm, wrong: bytes) -> None:
+    right = CODEC.encode_events([form])
+    for payloads in ([wrong, right], [right, wrong], [right, wrong, right], [right] * 1024 + [wrong]):
+        with pytest.raises(ValueError, match=r"."):
+            CODEC.decode_many(payloads)
+
+
+@each_event
+def test_a_job_that_was_read_before_excuses_nothing(form: EventForm) -> None:
+    CODEC.decode_events(CODEC.encode_events([form]))
+    for other in OTHERS:
+        if other != form[-1] or type(other) is not type(form[-1]):
+            for content in ([*form[:-1], other], [[*form[:-1], other]] * 20):
+                assert refuses_events(content) == refuses_alone(content)
+
+
+def refuses_alone(content: object) -> bool:
+    """What the codec says where no job was read before."""
+    codec._good_ids.clear()
+    refused = refuses_events(content)
+    CODEC.decode_events(CODEC.encode_events(EVENTS))
+    return refused

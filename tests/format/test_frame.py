@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from xxhash import xxh3_64_digest
 
-from walstore.format.frame import BadFrameError, Frame, NeedMore, decode_frame, encode_frame, find_frames, frame_bytes
+from walstore.format.frame import (
+    BadFrameError,
+    Frame,
+    NeedMore,
+    decode_frame,
+    decode_frames,
+    encode_frame,
+    find_frames,
+    frame_bytes,
+)
 from walstore.format.layout import FRAME_HEADER_BYTES, PAYLOAD_BYTES_MAX, FrameKind
 
 pytestmark = pytest.mark.mutation
@@ -187,3 +196,38 @@ def test_a_frame_within_the_payload_of_another_is_part_of_that_one() -> None:
     assert [frame.kind for frame in find_frames(outer, SEED)] == [FrameKind.RECORDS]
     # Once the outer one is damaged, nothing tells the inner one from a frame of the log.
     assert [frame.payload for frame in find_frames(b"?" + outer[1:], SEED)] == [b"inner"]
+
+
+def one_by_one(data: bytes, offset: int) -> list[Frame]:
+    frames: list[Frame] = []
+    while True:
+        try:
+            frame = decode_frame(data, offset, SEED, len(data) - offset)
+        except BadFrameError:
+            return frames
+        if not isinstance(frame, Frame):
+            return frames
+        frames.append(frame)
+        offset = frame.end
+
+
+@given(st.lists(st.tuples(kinds, payloads), max_size=6), st.integers(0, 2), st.data())
+def test_frames_are_decoded_together_as_one_by_one(
+    written: list[tuple[FrameKind, bytes]], before: int, draw: st.DataObject
+) -> None:
+    offset = 8 * before
+    data = bytearray(bytes(offset) + b"".join(encode_frame(kind, payload, SEED) for kind, payload in written))
+    whole = decode_frames(bytes(data), offset, SEED)
+    assert [(frame.kind, frame.payload) for frame in whole] == written
+    assert whole == one_by_one(bytes(data), offset)
+    if draw.draw(st.booleans()) and len(data) > offset:
+        data[draw.draw(st.integers(offset, len(data) - 1))] ^= 1 << draw.draw(st.integers(0, 7))
+    cut = bytes(data[: draw.draw(st.integers(0, len(data)))])
+    assert decode_frames(cut, offset, SEED) == one_by_one(cut, offset)
+
+
+@pytest.mark.parametrize("kind", [0, 6, 255])
+def test_frames_decoded_together_end_before_an_unknown_kind(kind: int) -> None:
+    frame = encode_frame(FrameKind.EVENTS, b"payload", SEED)
+    data = frame + made_by_hand(7, b"wl", kind, 0, b"payload\0") + frame
+    assert [found.end for found in decode_frames(data, 0, SEED)] == [len(frame)]

@@ -63,6 +63,14 @@ class Codec(Protocol[EventT, StateT]):
         """Return the events of a payload."""
         ...
 
+    def decode_many(self, payloads: Sequence[bytes]) -> Sequence[EventT]:
+        """Return the events of several payloads, in order."""
+        ...
+
+    def count_events(self, payload: bytes) -> int:
+        """Return how many events a payload holds. It need not look at more of it than that takes."""
+        ...
+
     def encode_records(self, records: Sequence[tuple[str, StateT]]) -> bytes:
         """Return the payload of one frame with these settled states, which are in the order of their keys."""
         ...

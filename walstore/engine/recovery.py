@@ -155,25 +155,25 @@ class _Walk(Generic[EventT, StateT]):
     def _read(self, link: Link, start: int) -> FrameReader:
         """Take in the frames of a segment from an offset, up to its end or to the first trouble."""
         reader = FrameReader(link.file, link.header.nonce, start, link.end)
+        count_events = self._codec.count_events
         for offset, frame in reader:
             self._end.clean = False
             if frame.kind is FrameKind.EVENTS:
-                self._count_events(link, offset, frame)
+                try:
+                    self._end.events += count_events(frame.payload)
+                except ValueError as error:
+                    what = f"a frame that verifies holds something else than events ({error})"
+                    raise _corrupt(what, link, offset) from error
             elif frame.kind is FrameKind.WATERMARK:
                 mark = self._watermark(link, offset, frame)
                 self._end.clean = mark.clean
                 self._end.watermark_lsn = max(self._end.watermark_lsn, mark.lsn)
             else:
                 raise _corrupt(f"a frame of the kind {frame.kind.name} does not belong into the log", link, offset)
-            self._report(self._done_bytes + offset)
+            if self._progress is not None:
+                self._report(self._progress, self._done_bytes + offset)
         self._end.end_lsn = link.base_lsn + reader.position
         return reader
-
-    def _count_events(self, link: Link, offset: int, frame: Frame) -> None:
-        try:
-            self._end.events += len(self._codec.decode_events(frame.payload))
-        except ValueError as error:
-            raise _corrupt(f"a frame that verifies holds something else than events ({error})", link, offset) from error
 
     def _watermark(self, link: Link, offset: int, frame: Frame) -> Watermark:
         try:
@@ -218,10 +218,10 @@ class _Walk(Generic[EventT, StateT]):
                 end.torn_bytes += stop - start
         return end
 
-    def _report(self, done_bytes: int) -> None:
-        if self._progress is not None and done_bytes - self._reported_bytes >= _PROGRESS_EVERY_BYTES:
+    def _report(self, progress: Progress, done_bytes: int) -> None:
+        if done_bytes - self._reported_bytes >= _PROGRESS_EVERY_BYTES:
             self._reported_bytes = done_bytes
-            self._progress(done_bytes, self._total_bytes)
+            progress(done_bytes, self._total_bytes)
 
 
 def _rest(chain: list[Link], number: int, offset: int) -> list[tuple[Link, int]]:

@@ -9,7 +9,7 @@ from typing import Final
 
 from walstore.errors import CorruptionError, NewerFormatError, StoreNotFoundError
 from walstore.format.filenames import segment_name, temporary_name
-from walstore.format.frame import BadFrameError, Frame, NeedMore, decode_frame
+from walstore.format.frame import BadFrameError, Frame, NeedMore, decode_frame, decode_frames
 from walstore.format.layout import (
     ALIGNMENT_BYTES,
     HEADER_BYTES,
@@ -181,20 +181,23 @@ class FrameReader:
     def __iter__(self) -> Iterator[tuple[int, Frame]]:
         data, data_start, wanted = b"", self.position, _CHUNK_BYTES
         while self.position < self._end:
+            for frame in decode_frames(data, self.position - data_start, self._seed):
+                offset, self.position = self.position, data_start + frame.end
+                yield offset, frame
+            if self.position == self._end:
+                return
             try:
-                frame = decode_frame(data, self.position - data_start, self._seed, self._end - self.position)
+                frame_or_more = decode_frame(data, self.position - data_start, self._seed, self._end - self.position)
             except BadFrameError as error:
                 self.trouble = str(error)
                 return
-            if isinstance(frame, NeedMore):
-                wanted = min(max(frame.size, _CHUNK_BYTES), self._end - self.position)
+            if isinstance(frame_or_more, NeedMore):
+                needed = frame_or_more.size
+                wanted = min(max(needed, _CHUNK_BYTES), self._end - self.position)
                 data_start, data = self.position, self._file.read(self.position, wanted)
-                if len(data) < min(frame.size, wanted):
+                if len(data) < min(needed, wanted):
                     self.trouble = "the file ends within a frame"
                     return
-                continue
-            offset, self.position = self.position, data_start + frame.end
-            yield offset, frame
 
 
 def is_zero(file: File, start: int, end: int) -> bool:

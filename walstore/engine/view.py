@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
-from typing import Generic
+from typing import Final, Generic
 
 from walstore.engine.environment import EventT, Plug, StateT
 from walstore.engine.segment import FrameReader
-from walstore.engine.survey import Files
+from walstore.engine.survey import Files, Link
 from walstore.errors import CorruptionError
 from walstore.format.index import IndexEntry
 from walstore.format.layout import HEADER_BYTES, FrameKind
 
 __all__ = ["View"]
+
+_DECODED_AT_ONCE_BYTES: Final = 32 * 1024
+"""The payloads of so many bytes are decoded in one go, which pays where each of them is one event."""
 
 
 class View(Generic[EventT, StateT]):
@@ -62,11 +64,46 @@ class View(Generic[EventT, StateT]):
 
     def events(self) -> Iterator[Sequence[EventT]]:
         """Yield the events above the snapshot in the order in which they were recorded, frame by frame."""
-        return chain((events for _, events in self.frames()), self.pending)
+        decode = self.plug.codec.decode_many
+        some: list[tuple[Link, int, bytes]] = []
+        size_bytes = 0
+        for place in self._payloads():
+            some.append(place)
+            size_bytes += len(place[2])
+            if size_bytes >= _DECODED_AT_ONCE_BYTES:
+                yield self._decoded(decode, some)
+                some, size_bytes = [], 0
+        if some:
+            yield self._decoded(decode, some)
+        yield from self.pending
 
     def frames(self) -> Iterator[tuple[int, Sequence[EventT]]]:
         """Yield the events in the log above the snapshot with the LSN of their frame."""
-        decode = self.plug.codec.decode_events
+        for link, offset, payload in self._payloads():
+            yield link.base_lsn + offset, self._decode(link, offset, payload)
+
+    def _decoded(
+        self, decode: Callable[[Sequence[bytes]], Sequence[EventT]], some: list[tuple[Link, int, bytes]]
+    ) -> Sequence[EventT]:
+        try:
+            return decode([payload for _, _, payload in some])
+        except ValueError:
+            # One of them is wrong. Which one, and how, is told by decoding them one by one.
+            return [event for place in some for event in self._decode(*place)]
+
+    def _decode(self, link: Link, offset: int, payload: bytes) -> Sequence[EventT]:
+        try:
+            return self.plug.codec.decode_events(payload)
+        except ValueError as error:
+            raise CorruptionError(
+                f"a frame that verifies holds something else than events ({error})",
+                path=link.path,
+                offset=offset,
+                lsn=link.base_lsn + offset,
+            ) from error
+
+    def _payloads(self) -> Iterator[tuple[Link, int, bytes]]:
+        """Yield the payload of each frame of events above the snapshot, with its segment and offset."""
         for link in self._files.chain:
             reader = FrameReader(
                 link.file, link.header.nonce, HEADER_BYTES, min(link.end, self.end_lsn - link.base_lsn)
@@ -74,16 +111,7 @@ class View(Generic[EventT, StateT]):
             for offset, frame in reader:
                 self._before_frame()
                 if frame.kind is FrameKind.EVENTS:
-                    try:
-                        events = decode(frame.payload)
-                    except ValueError as error:
-                        raise CorruptionError(
-                            f"a frame that verifies holds something else than events ({error})",
-                            path=link.path,
-                            offset=offset,
-                            lsn=link.base_lsn + offset,
-                        ) from error
-                    yield link.base_lsn + offset, events
+                    yield link, offset, frame.payload
             if reader.trouble is not None:
                 raise CorruptionError(
                     f"the log can't be read where it could be before ({reader.trouble})",

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import msgpack
 
-from walstore.format.rows import unpack_all, unpack_row, unpack_rows
+from walstore.format.rows import ROWS_AT_ONCE_MAX, unpack_all, unpack_row
 from walstore.model.events import CANCELLED, FINISHED, RESTORED, SCHEDULED, STARTED, EventForm
 from walstore.model.names import INSTANT_MAX_NS, NAME_BYTES_MAX
 from walstore.model.records import FAILED_RETRYING, FAILURES_MAX, JobState
@@ -27,8 +27,18 @@ _SCHEDULE_TYPES = frozenset({(int,), (int, int), (int, str)})
 _ARITY = {SCHEDULED: 4, STARTED: 3, FINISHED: 4, CANCELLED: 2, RESTORED: 8}
 _CELLS_MAX = max(_ARITY.values())
 _RECORD_CELLS = _ARITY[RESTORED] - 1
-_ONE_EVENT_MAX = 0x90 + _CELLS_MAX
+_ARRAY_UP_TO_15, _ARRAY_16, _ARRAY_32 = 0x90, 0xDC, 0xDD
+_ONE_EVENT = frozenset(bytes((_ARRAY_UP_TO_15 + arity, kind)) for kind, arity in _ARITY.items())
+"""The first two bytes of a payload that is one event."""
+_ONE_EVENT_BEGINS = b"\x7f"
+"""What follows the first byte of one event is a small integer; of several, it is an array."""
+_COUNT_BYTES = {_ARRAY_16: 2, _ARRAY_32: 4}
+_ONE_EVENT_MAX = _ARRAY_UP_TO_15 + _CELLS_MAX
 """The first byte of the longest msgpack array that can be one event. What is longer is an array of events."""
+
+# Ids that were found good when they were read. The bound keeps a store of very many jobs from filling the memory.
+_good_ids: set[str] = set()
+_GOOD_IDS_MAX = 1 << 14
 
 
 class JobCodec:
@@ -42,20 +52,51 @@ class JobCodec:
 
     def decode_events(self, payload: bytes) -> Sequence[EventForm]:
         """Return the events of a payload, checked."""
+        content: object
         if payload and payload[0] > _ONE_EVENT_MAX:
-            events = []
-            for event in unpack_rows(payload, _CELLS_MAX):
-                _check_event(event)
-                events.append(event)
-            return cast("Sequence[EventForm]", events)
-        content = unpack_row(payload, _CELLS_MAX)
-        if not isinstance(content, tuple) or not content:
-            raise ValueError("the payload holds no events")
-        if isinstance(content[0], int):
-            content = (content,)
-        for event in content:
-            _check_event(event)
+            content = unpack_all(payload, _CELLS_MAX)
+        else:
+            content = unpack_row(payload, _CELLS_MAX)
+            if not isinstance(content, tuple) or not content:
+                raise ValueError("the payload holds no events")
+            if isinstance(content[0], int):
+                content = (content,)
+        _check_events(cast("Sequence[object]", content))
         return cast("Sequence[EventForm]", content)
+
+    def decode_many(self, payloads: Sequence[bytes]) -> Sequence[EventForm]:
+        """Return the events of several payloads, checked. Payloads of one event are decoded together."""
+        events: list[EventForm] = []
+        singles: list[bytes] = []
+        for payload in payloads:
+            if payload[:2] in _ONE_EVENT:
+                singles.append(payload)
+                if len(singles) < ROWS_AT_ONCE_MAX:
+                    continue
+                events += self._decode_singles(singles)
+                singles.clear()
+            else:
+                events += self._decode_singles(singles)
+                singles.clear()
+                events += self.decode_events(payload)
+        return events + self._decode_singles(singles)
+
+    def _decode_singles(self, payloads: Sequence[bytes]) -> list[EventForm]:
+        # One after another they are the elements of an array, for which one call is enough: a third of the time.
+        rows = unpack_all(bytes((_ARRAY_16,)) + len(payloads).to_bytes(2, "big") + b"".join(payloads), _CELLS_MAX)
+        _check_events(rows)
+        return cast("list[EventForm]", list(rows))
+
+    def count_events(self, payload: bytes) -> int:
+        """Return how many events a payload holds, from its first bytes; ``decode_events`` checks the others as well."""
+        first = payload[0] if payload else 0
+        if payload[:2] in _ONE_EVENT:
+            return 1
+        if first & 0xF0 == _ARRAY_UP_TO_15 and payload[1:2] > _ONE_EVENT_BEGINS:
+            return first & 0x0F
+        if first in _COUNT_BYTES and len(payload) > _COUNT_BYTES[first]:
+            return int.from_bytes(payload[1 : 1 + _COUNT_BYTES[first]], "big")
+        return len(self.decode_events(payload))
 
     def encode_records(self, records: Sequence[tuple[str, JobState]]) -> bytes:
         """Return the payload of one frame with these records; their states must be settled."""
@@ -100,6 +141,29 @@ def _check_record(record: object) -> None:
         raise ValueError(f"not a record that this release knows: {short(record)}")
     _check_id(record[0])
     _check_state(record[1:])
+
+
+def _check_events(rows: Sequence[object]) -> None:
+    """Check events, the two kinds that there are most of without a further call, where their job was seen before."""
+    good = _good_ids
+    for event in rows:
+        if type(event) is tuple:
+            size = len(event)
+            if size == 3:
+                kind, job, at_ns = event
+                is_plain = kind == STARTED
+            elif size == 4:
+                kind, job, at_ns, outcome = event
+                is_plain = kind == FINISHED and type(outcome) is bool
+            else:
+                is_plain = False
+            is_plain = is_plain and type(kind) is int and type(job) is str and job in good
+            if is_plain and type(at_ns) is int and 0 <= at_ns <= INSTANT_MAX_NS:
+                continue
+        _check_event(event)
+        if len(good) >= _GOOD_IDS_MAX:
+            good.clear()
+        good.add(event[1])  # type: ignore[index]  # It is an event.
 
 
 def _check_event(event: object) -> None:

@@ -7,10 +7,10 @@ from itertools import repeat, starmap
 
 import msgpack
 
-__all__ = ["unpack_all", "unpack_row", "unpack_rows"]
+__all__ = ["ROWS_AT_ONCE_MAX", "unpack_all", "unpack_row", "unpack_rows"]
 
 _ARRAY_16 = b"\xdc"
-_ROWS_AT_ONCE_MAX = 1024
+ROWS_AT_ONCE_MAX = 1024
 """What a hostile payload can ask for at each level of nesting when the rows are unpacked in one call: 8 KiB."""
 
 
@@ -50,7 +50,7 @@ def unpack_all(payload: bytes, cells_max: int) -> Sequence[object]:
     Up to 1,024 rows take one call, a third of the time of ``unpack_rows``. Raises ``ValueError``.
     """
     rows = int.from_bytes(payload[1:3], "big")
-    if payload[:1] != _ARRAY_16 or rows > _ROWS_AT_ONCE_MAX:
+    if payload[:1] != _ARRAY_16 or rows > ROWS_AT_ONCE_MAX:
         return list(unpack_rows(payload, cells_max))
     content = unpack_row(payload, max(rows, cells_max))
     assert isinstance(content, tuple)

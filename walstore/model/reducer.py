@@ -6,21 +6,30 @@ from collections.abc import Iterable
 
 from walstore.model.cron import ENDLESS_BEFORE_NS
 from walstore.model.events import CANCELLED, FINISHED, RESTORED, SCHEDULED, STARTED, EventForm
+from walstore.model.names import INSTANT_MAX_NS
 from walstore.model.records import FAILED_RETRYING, FAILURES_MAX, IDLE, PENDING, RUNNING, JobState
 from walstore.model.schedule import Cron, Manual, Once, Periodic, ScheduleForm, schedule_of
 
 __all__ = ["JobReducer", "fold", "settled"]
 
 _MANUAL_FORM = (Manual.KIND,)
+_PERIODIC = Periodic.KIND
+_REPEATING = (Periodic.KIND, Cron.KIND)
 
 
 def fold(states: dict[str, JobState], events: Iterable[EventForm]) -> None:
     """Apply ``events`` in order to ``states``, which maps ids to states; they come out unsettled (see ``settled``)."""
+    find = states.get
     for event in events:
         job = event[1]
-        state = states.get(job)
+        state = find(job)
+        # The two that there are most of stand here and not in functions of their own: a third of the time of a replay.
         if event[0] == STARTED:
-            states[job] = _started(state, event[2])
+            if state is None:
+                states[job] = RUNNING, None, event[2], None, 0, _MANUAL_FORM
+            else:
+                _, next_fire_ns, _, finished_ns, failures, schedule = state
+                states[job] = RUNNING, next_fire_ns, event[2], finished_ns, failures, schedule
         elif event[0] == FINISHED:
             # A run that ends after its job was cancelled must not bring the job back, so an unknown id stays unknown.
             if state is not None:
@@ -72,18 +81,11 @@ def _scheduled(state: JobState | None, at_ns: int, schedule: ScheduleForm) -> Jo
     return RUNNING if status == RUNNING else PENDING, next_fire_ns, started_ns, finished_ns, failures, schedule
 
 
-def _started(state: JobState | None, at_ns: int) -> JobState:
-    if state is None:
-        return RUNNING, None, at_ns, None, 0, _MANUAL_FORM
-    _, next_fire_ns, _, finished_ns, failures, schedule = state
-    return RUNNING, next_fire_ns, at_ns, finished_ns, failures, schedule
-
-
 def _finished(state: JobState, at_ns: int, *, success: bool) -> JobState:
     _, next_fire_ns, started_ns, _, failures, schedule = state
-    failures = 0 if success else min(failures + 1, FAILURES_MAX)
+    failures = 0 if success else failures + 1 if failures < FAILURES_MAX else FAILURES_MAX
     again_ns: int | None = None
-    if schedule[0] in (Periodic.KIND, Cron.KIND):
+    if schedule[0] in _REPEATING:
         again_ns = _next_fire(schedule, at_ns)
     elif schedule[0] == Once.KIND and schedule[1] > at_ns:  # type: ignore[operator,misc]  # Its value is an instant.
         # The job was scheduled again while it ran.
@@ -103,6 +105,10 @@ def _next_fire(schedule: ScheduleForm, at_ns: int) -> int | None:
     first fire after ``at_ns``", which can't be mistaken for an instant. Whether there is a next fire decides the status
     of a finished job, so where it is not certain the search is done at once.
     """
+    if schedule[0] == _PERIODIC:
+        # As Periodic.next_after says it. Looking up the object takes longer than adding.
+        again_ns: int = at_ns + schedule[1]  # type: ignore[operator,misc]  # Its value is a period.
+        return again_ns if again_ns <= INSTANT_MAX_NS else None
     found = schedule_of(schedule)
     if isinstance(found, Cron) and found.compiled is not None and found.compiled.endless and at_ns < ENDLESS_BEFORE_NS:
         return ~at_ns
