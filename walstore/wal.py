@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from itertools import islice
+from itertools import islice, starmap
 from pathlib import Path
 from types import TracebackType
 
@@ -25,7 +25,7 @@ from walstore.hotpath import HotPath, finished_form, hot_path, started_form
 from walstore.model.events import CANCELLED, Event, EventForm, Restored, form_of, scheduled_form
 from walstore.model.names import Instant, JobId, id_of, instant_ns
 from walstore.model.records import JobState, SchedulerJobRecord, record_of, uncollected
-from walstore.model.reducer import JobReducer, settled
+from walstore.model.reducer import JobReducer
 from walstore.model.schedule import Schedule
 from walstore.options import Durability, WalOptions
 from walstore.persistence import SchedulerPersistence
@@ -144,7 +144,7 @@ class WalPersistence(SchedulerPersistence):
                 states = view.fold()
             finally:
                 view.close()
-            return list(map(record_of, states, map(settled, states.values())))
+            return list(starmap(record_of, states.items()))
 
     def flush_checkpoint(self, *, compact: bool = False) -> None:
         """Return when every call that returned before it is on the device; compact the log into a snapshot when due.

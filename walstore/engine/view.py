@@ -121,13 +121,17 @@ class View(Generic[EventT, StateT]):
                 )
 
     def fold(self) -> dict[str, StateT]:
-        """Return the state of every key, unsettled, all in memory."""
+        """Return the settled state of every key, all in memory."""
         states: dict[str, StateT] = {}
         for entry in self.snapshot.index if self.snapshot is not None else ():
             states.update(self.frame_records(entry))
         fold = self.plug.reducer.fold
+        is_changed = False
         for events in self.events():
             fold(states, events)
+            is_changed = True
+        if is_changed:
+            return dict(zip(states, map(self.plug.reducer.settled, states.values()), strict=True))
         return states
 
     def close(self) -> None:

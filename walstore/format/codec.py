@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from itertools import chain
+from operator import itemgetter
 from reprlib import repr as short
 from typing import Any, cast
 
@@ -108,7 +109,11 @@ class JobCodec:
         if not _are_records(rows):
             for row in rows:
                 _check_record(row)
-        return [(record[0], record[1:]) for record in cast("Sequence[tuple[Any, ...]]", rows)]
+        return list(zip(map(_job_of, rows), map(_state_of, rows), strict=True))
+
+
+_job_of: Callable[[Any], str] = itemgetter(0)
+_state_of: Callable[[Any], JobState] = itemgetter(slice(1, None))
 
 
 def _are_records(rows: Sequence[object]) -> bool:
