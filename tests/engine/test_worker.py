@@ -24,8 +24,8 @@ from walstore.errors import CorruptionError, StorageError, StorageFullError, Sto
 from walstore.fs.os_process import start_worker
 from walstore.wal import os_environment
 
-OPTIONS = WalOptions(small_store_bytes=1)
-"""Everything is large."""
+OPTIONS = WalOptions(small_store_bytes=1, sync_interval_ns=3_600_000_000_000)
+"""Everything is large, and nothing is compacted unless it is asked for, however slow the machine."""
 JOBS = 2000
 _DEADLINE_S = 30.0
 
