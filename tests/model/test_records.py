@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -120,6 +123,24 @@ def test_the_failures_fill_a_u32() -> None:
 @given(records())
 def test_states_read_back(record: SchedulerJobRecord) -> None:
     assert record_of(str(record.id), state_of(record)) == record
+
+
+def pickled(record: SchedulerJobRecord) -> SchedulerJobRecord:
+    copied: SchedulerJobRecord = pickle.loads(pickle.dumps(record))
+    return copied
+
+
+@pytest.mark.parametrize("duplicate", [pickled, copy.copy, copy.deepcopy])
+@given(record=records())
+def test_a_copy_has_a_token_of_its_own(
+    duplicate: Callable[[SchedulerJobRecord], SchedulerJobRecord], record: SchedulerJobRecord
+) -> None:
+    """The token belongs to one process, so a copy that is sent to another one can't take it along."""
+    assert duplicate(record) == record
+    record.cancel.cancel()
+    copied = duplicate(record)
+    assert copied == record
+    assert not copied.cancel.is_cancelled
 
 
 def test_the_plain_form_is_in_the_order_of_the_specification() -> None:

@@ -6,7 +6,7 @@ import gc
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import Enum
 
@@ -73,7 +73,7 @@ class CancellationToken:
 class SchedulerJobRecord:
     """The state of one job. Instants are nanoseconds since 1970 in UTC, or None.
 
-    Immutable; equality and hash leave the cancellation token out. Raises ``TypeError`` or ``ValueError`` when a field
+    Immutable; equality, hash and copies (pickled ones as well) leave the cancellation token out. Raises ``TypeError`` or ``ValueError`` when a field
     is not what it says.
     """
 
@@ -128,6 +128,11 @@ class SchedulerJobRecord:
             token = CancellationToken()
             object.__setattr__(self, "_token", token)
         return token
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # All but the token, which belongs to this object: a copy, perhaps in another process, makes its own.
+        values = tuple(getattr(self, part.name) for part in fields(self) if part.init)
+        return type(self), values
 
 
 PENDING, RUNNING, IDLE, FAILED_RETRYING = range(4)
