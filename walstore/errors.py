@@ -8,7 +8,7 @@
     ├── StoreClosedError               the store object was closed, or was opened read-only
     ├── StorePoisonedError             a sync failed: nothing more can be promised by this opening
     ├── StorageError                   the operating system refused an operation (keeps ``errno``)
-    │   └── StorageFullError           no space: the call recorded nothing, and may be tried again
+    │   └── StorageFullError           no space: the call did not go through, and may be tried again
     ├── CorruptionError                acknowledged bytes are damaged or missing (file, offset, LSN)
     ├── NewerFormatError               the store was written by a newer release
     ├── ForkedProcessError             the store was opened before a fork, and this is the child
@@ -80,7 +80,10 @@ class StorageError(SchedulerPersistenceError):
 
 
 class StorageFullError(StorageError):
-    """No space is left. The call that raises it has recorded nothing, and works again when there is space."""
+    """No space is left. The call that raises it has recorded nothing, and works again when there is space.
+
+    What was recorded before it stays: at ``BUFFERED`` in the buffer, where ``sync`` or ``close`` could not write it.
+    """
 
 
 class CorruptionError(SchedulerPersistenceError):
@@ -130,7 +133,8 @@ def storage_error(error: OSError, doing: str) -> StorageError:
         reason += f" ({error.filename})"
     if error.errno in _FULL:
         return StorageFullError(
-            f"no space left while {doing} ({reason}). This call recorded nothing: free some space and call again.",
+            f"no space left while {doing} ({reason}). This call did not go through; what was recorded before it is kept: "
+            "free some space and call again.",
             error.errno,
         )
     advice = "Check the path, its permissions and the device, then try again."
