@@ -133,8 +133,8 @@ def storage_error(error: OSError, doing: str) -> StorageError:
         reason += f" ({error.filename})"
     if error.errno in _FULL:
         return StorageFullError(
-            f"no space left while {doing} ({reason}). This call did not go through; what was recorded before it is kept: "
-            "free some space and call again.",
+            f"no space left while {doing} ({reason}). This call did not go through; what was recorded before it is "
+            "kept: free some space and call again.",
             error.errno,
         )
     advice = "Check the path, its permissions and the device, then try again."

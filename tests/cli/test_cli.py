@@ -72,6 +72,36 @@ def test_a_wrong_command_line(arguments: list[str], capsys: Capture) -> None:
     assert err.startswith("usage: walstore")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["verify", "--json"], "the following arguments are required: PATH"),
+        (["--json", "vrify", "x"], "invalid choice"),
+        (["inspect", "--json", "x", "y"], "unrecognized arguments: y"),
+        (["salvage", "x", "", "--json"], "not a path"),
+        (["demo", "--json", "--kills", "many"], "must be between 0 and 999"),
+        (["verify", "x", "--jso", "--json"], "unrecognized arguments: --jso"),
+    ],
+)
+def test_a_wrong_command_line_is_told_to_machines(arguments: list[str], complaint: str, capsys: Capture) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert (document["ok"], document["error"]["type"]) == (False, "UsageError")
+    assert complaint in document["error"]["message"]
+    assert set(document["error"]) == {"type", "message", "file", "offset", "lsn"}
+    assert err.startswith("usage: walstore")
+    assert document["error"]["message"] in err
+
+
+def test_a_path_may_look_like_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["verify", "--", "--json"]) == 3
+    assert f"there is no store at {tmp_path}/--json" in one_line(capsys)
+    assert main(["verify", "--", "--json", "x"]) == 2
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("command", ON_A_STORE)
 def test_a_mistyped_path_is_an_error_and_creates_nothing(command: str, tmp_path: Path, capsys: Capture) -> None:
     assert main([command, str(tmp_path / "jobs.walstroe")]) == 3

@@ -111,6 +111,26 @@ def test_a_file_that_is_no_trace_is_a_usage_error(tmp_path: Path, capsys: pytest
     assert complaint.count("\n") == 1
 
 
+def test_an_unusable_trace_is_told_to_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--json", "--trace", str(tmp_path / "none.swf")]) == 2
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert (document["ok"], document["error"]["type"]) == (False, "UsageError")
+    assert err == f"walstore: {document['error']['message']}\n"
+
+
+def test_no_room_for_temporary_files_is_told(
+    temporary: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary / "none"))
+    assert main(["demo", "--json"]) == 3
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert (document["ok"], document["error"]["type"]) == (False, "StorageError")
+    assert f"{temporary}/none" in document["error"]["message"]
+    assert err == f"walstore: {document['error']['message']}\n"
+
+
 def test_a_child_that_ends_by_itself_is_a_failure(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,7 +169,8 @@ def test_a_prefix_shorter_than_promised_is_noticed(replay: Replay, events: list[
         replay._reopen()
 
 
-def test_ctrl_c_leaves_nothing_behind(temporary: Path) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_demo_that_is_ended_leaves_nothing_behind(ending: signal.Signals, temporary: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-u", "-m", "walstore", "demo", "--kills", "20"],
         stdout=subprocess.PIPE,
@@ -161,7 +182,7 @@ def test_ctrl_c_leaves_nothing_behind(temporary: Path) -> None:
         assert demo.stderr is not None
         while not demo.stdout.readline().startswith("Kill 1 "):
             pass
-        demo.send_signal(signal.SIGINT)
-        assert "Traceback" not in demo.stderr.read()
-    assert demo.returncode == 130
+        demo.send_signal(ending)
+        assert demo.stderr.read() == ""
+    assert demo.returncode == 128 + ending
     assert list(temporary.iterdir()) == []

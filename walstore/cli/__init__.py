@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 import textwrap
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 from walstore import __version__
-from walstore.cli.outcome import MEANINGS, Exit, error_document, exit_of
+from walstore.cli.interruption import Interruption, interruptible
+from walstore.cli.outcome import MEANINGS, Exit, UsageError, error_document, exit_of
 from walstore.cli.output import Output, OutputError
-from walstore.errors import SchedulerPersistenceError
+from walstore.errors import SchedulerPersistenceError, storage_error
 
 __all__ = ["build_parser", "main"]
 
@@ -41,8 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         out.error("standard output is closed: there is nowhere to print to")
         return Exit.REFUSED
     try:
-        status = _run(arguments, out)
-        out.flush()
+        with interruptible():
+            status = _run(arguments, out)
+            out.flush()
+    except Interruption as ending:
+        out.clear_progress()
+        return Exit(128 + ending.number)
     except KeyboardInterrupt:
         out.clear_progress()
         return Exit.INTERRUPTED
@@ -53,9 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         out.error(f"{error} while writing to standard output: what was printed is not complete")
         return Exit.REFUSED
-    except OSError as error:
-        out.error(str(error))
-        return Exit.REFUSED
     return status
 
 
@@ -64,7 +68,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
 
     So no command depends on what the others import.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="walstore",
         description="Look at and look after stores of walstore: directories with the state of scheduled jobs.",
         epilog="exit codes:\n" + "\n".join(_exit_line(code) for code in Exit),
@@ -89,32 +93,44 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that leaves it to the command line how errors are told. Those of the commands are of the same class."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"{self.format_usage()}{self.prog}: error: ")
+
+
 def _run(arguments: list[str], out: Output) -> int:
     # No option takes a value before the command, so the command is the first argument that is no option.
     parser = build_parser(next((argument for argument in arguments if not argument.startswith("-")), None))
     if not arguments:
         parser.print_help(sys.stderr)
         return Exit.USAGE
+    # Asked for, whatever else is wrong; behind "--" it would be a path.
+    out.is_json = "--json" in itertools.takewhile("--".__ne__, arguments)
     try:
         args = parser.parse_args(arguments)
+        status: int = import_module(f"walstore.cli.{args.command}").run(args, out)
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else Exit.USAGE
-    out.is_json = getattr(args, "json", False)
-    try:
-        status: int = import_module(f"walstore.cli.{args.command}").run(args, out)
-    except KeyboardInterrupt:
-        return Exit.INTERRUPTED
+    except UsageError as error:
+        return _refuse(error, Exit.USAGE, out)
     except SchedulerPersistenceError as error:
-        if out.is_json:
-            out.json_document({"ok": False, "error": error_document(error)})
+        return _refuse(error, exit_of(error), out)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return _refuse(storage_error(error, f"running walstore {args.command}"), Exit.REFUSED, out)
+    return status
+
+
+def _refuse(error: UsageError | SchedulerPersistenceError, status: Exit, out: Output) -> Exit:
+    if out.is_json:
+        out.json_document({"ok": False, "error": error_document(error)})
+    if isinstance(error, UsageError) and error.usage:
+        out.complaint(error.usage + str(error))
+    else:
         out.error(str(error))
-        return exit_of(error)
-    except ValueError as error:
-        # A trace or a path that the demo can't use; nothing else raises one for what a user does.
-        if args.command != "demo":
-            raise
-        out.error(str(error))
-        return Exit.USAGE
     return status
 
 

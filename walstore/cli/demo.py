@@ -15,7 +15,7 @@ from pathlib import Path
 
 from walstore import Durability, SchedulerPersistenceError
 from walstore.cli.demo_parent import DemoFailure, Replay, Returned
-from walstore.cli.outcome import Exit
+from walstore.cli.outcome import Exit, UsageError
 from walstore.cli.output import Output
 from walstore.cli.trace import Trace, read_trace
 
@@ -54,15 +54,18 @@ def _kills(text: str) -> int:
 def run(args: argparse.Namespace, out: Output) -> int:
     """Run the demo; return ``Exit.OK`` when all came back as acknowledged, ``Exit.DAMAGE`` when anything differs.
 
-    Raises ``ValueError`` with a message of one line when the trace can't be read or the store exists already. Nothing
-    but a store that was asked for, or in which something differs, is left behind, on Ctrl-C as well.
+    Raises ``UsageError`` with a message of one line when the trace can't be read or the store exists already. Nothing
+    but a store that was asked for, or in which something differs, is left behind, also where the demo is interrupted.
     """
     store: Path | None = args.store
     if store is not None and os.path.lexists(store):
-        raise ValueError(f"--store {store}: exists already; name a path that does not, or remove it")
+        raise UsageError(f"--store {store}: exists already; name a path that does not, or remove it")
     if store is not None and not store.absolute().parent.is_dir():
-        raise ValueError(f"--store {store}: there is no directory {store.absolute().parent}; create it first")
-    trace = read_trace(args.trace)
+        raise UsageError(f"--store {store}: there is no directory {store.absolute().parent}; create it first")
+    try:
+        trace = read_trace(args.trace)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     work = Path(tempfile.mkdtemp(prefix="walstore-demo-"))
     failed = False
     try:

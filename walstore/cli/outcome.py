@@ -7,7 +7,7 @@ from enum import IntEnum
 
 from walstore.errors import CorruptionError, SchedulerPersistenceError, StorageError
 
-__all__ = ["MEANINGS", "Exit", "error_document", "exit_of"]
+__all__ = ["MEANINGS", "Exit", "UsageError", "error_document", "exit_of"]
 
 
 class Exit(IntEnum):
@@ -17,8 +17,10 @@ class Exit(IntEnum):
     DAMAGE = 1
     USAGE = 2
     REFUSED = 3
+    HUNG_UP = 129
     INTERRUPTED = 130
     PIPE_CLOSED = 141
+    TERMINATED = 143
 
 
 MEANINGS = {
@@ -28,10 +30,20 @@ MEANINGS = {
     Exit.REFUSED: (
         "no store there, or it can't be used: locked, of a newer format, of other records, no permission, disk full"
     ),
+    Exit.HUNG_UP: "the terminal was closed (SIGHUP)",
     Exit.INTERRUPTED: "interrupted (Ctrl-C)",
     Exit.PIPE_CLOSED: "whoever read standard output has ended, as `head` does",
+    Exit.TERMINATED: "asked to end (SIGTERM)",
 }
 """What each exit code means, for people."""
+
+
+class UsageError(Exception):
+    """The command line asks for what can't be. ``usage`` comes before the message where people read it."""
+
+    def __init__(self, message: str, usage: str = "") -> None:
+        super().__init__(message)
+        self.usage = usage
 
 
 def exit_of(error: SchedulerPersistenceError) -> Exit:
@@ -40,7 +52,7 @@ def exit_of(error: SchedulerPersistenceError) -> Exit:
     return Exit.DAMAGE if unreadable or isinstance(error, CorruptionError) else Exit.REFUSED
 
 
-def error_document(error: SchedulerPersistenceError) -> dict[str, object]:
+def error_document(error: UsageError | SchedulerPersistenceError) -> dict[str, object]:
     """Return an error as a JSON object; file, offset and LSN are null where the error names none."""
     place = error if isinstance(error, CorruptionError) else None
     return {

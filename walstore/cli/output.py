@@ -62,12 +62,16 @@ class Output:
 
     def error(self, text: str) -> None:
         """Print one line on standard error."""
+        self.complaint(f"walstore: {_printable(text)}")
+
+    def complaint(self, text: str) -> None:
+        """Print text on standard error as it stands, which may be several lines."""
         self.clear_progress()
         # Without standard error, print() would turn to standard output.
         if sys.stderr is not None:
             # Where it can't be written, the exit code still says what it has to say.
             with contextlib.suppress(OSError):
-                print(_encodable(f"walstore: {_printable(text)}", sys.stderr.encoding), file=sys.stderr, flush=True)
+                print(_encodable(text, sys.stderr.encoding), file=sys.stderr, flush=True)
 
     def progress(self, text: str) -> None:
         """Show a line on standard error in place of the last one, if that is a terminal; the next output removes it."""

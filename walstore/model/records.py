@@ -73,8 +73,8 @@ class CancellationToken:
 class SchedulerJobRecord:
     """The state of one job. Instants are nanoseconds since 1970 in UTC, or None.
 
-    Immutable; equality, hash and copies (pickled ones as well) leave the cancellation token out. Raises ``TypeError`` or ``ValueError`` when a field
-    is not what it says.
+    Immutable; equality, hash and copies (pickled ones as well) leave the cancellation token out. Raises ``TypeError``
+    or ``ValueError`` when a field is not what it says.
     """
 
     id: QName
