@@ -92,6 +92,12 @@ def test_other_refusals_of_the_system_keep_their_number(code: int) -> None:
     assert "try again" in str(error)
 
 
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
+@pytest.mark.parametrize(("doing", "hints"), [("opening the store /s", True), ("reading the store /s", False)])
+def test_whoever_may_not_write_is_told_how_to_read(code: int, doing: str, hints: bool) -> None:
+    assert ("read_only=True" in str(storage_error(OSError(code, "Refused"), doing))) is hints
+
+
 def test_an_error_without_a_number_keeps_its_text() -> None:
     error = storage_error(OSError("odd"), "reading /s")
     assert error.errno is None

@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 __all__ = [
+    "OPENING",
     "CorruptionError",
     "FencedError",
     "ForkedProcessError",
@@ -41,6 +42,9 @@ __all__ = [
     "storage_error",
     "storage_errors",
 ]
+
+OPENING = "opening the store"
+"""How ``doing`` begins where a store is opened for writing, which may be refused where reading is not."""
 
 _FULL = frozenset({_errno.ENOSPC, _errno.EDQUOT})
 _DENIED = frozenset({_errno.EACCES, _errno.EPERM, _errno.EROFS})
@@ -139,7 +143,9 @@ def storage_error(error: OSError, doing: str) -> StorageError:
         )
     advice = "Check the path, its permissions and the device, then try again."
     if error.errno in _DENIED:
-        advice = "Check the permissions and the mount, then try again; to look only, open it with read_only=True."
+        advice = "Check the permissions and the mount, then try again."
+        if doing.startswith(OPENING):
+            advice += " To look only, open it with read_only=True."
     if error.errno in _TOO_MANY:
         advice = "Raise the limit of open files (ulimit -n), then try again."
     return StorageError(f"{reason} while {doing}. {advice}", error.errno)

@@ -72,6 +72,12 @@ def test_a_wrong_command_line(arguments: list[str], capsys: Capture) -> None:
     assert err.startswith("usage: walstore")
 
 
+@pytest.mark.parametrize("arguments", [["dump", "x", "--json"], ["dump"], ["dump", "x", "y"]], ids=" ".join)
+def test_the_usage_is_that_of_the_command(arguments: list[str], capsys: Capture) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("usage: walstore dump [-h] [--events | --records] PATH\nwalstore dump: ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

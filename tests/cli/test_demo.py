@@ -135,7 +135,9 @@ def test_a_child_that_ends_by_itself_is_a_failure(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["demo", "--trace", str(trace), "--store", str(tmp_path / ("x" * 300))]) == 1
-    assert "the child ended by itself" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "the child ended by itself" in out
+    assert "kept at" not in out, "nothing is there"
 
 
 def test_a_lost_job_is_noticed(replay: Replay, events: list[TraceEvent], tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     for name, summary in _COMMANDS.items():
         described = summary[0].upper() + summary[1:] + "."
         subparser = commands.add_parser(name, help=summary, description=described, allow_abbrev=False)
+        subparser.set_defaults(parser=subparser)
         if name != "demo":
             metavar = "SRC" if name == "salvage" else "PATH"
             subparser.add_argument("path", type=_path, metavar=metavar, help="the directory of the store")
@@ -109,7 +110,10 @@ def _run(arguments: list[str], out: Output) -> int:
     # Asked for, whatever else is wrong; behind "--" it would be a path.
     out.is_json = "--json" in itertools.takewhile("--".__ne__, arguments)
     try:
-        args = parser.parse_args(arguments)
+        args, unknown = parser.parse_known_args(arguments)
+        if unknown:
+            # Left to itself, argparse would show the usage of walstore, where that of the command tells what it takes.
+            args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         status: int = import_module(f"walstore.cli.{args.command}").run(args, out)
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else Exit.USAGE

@@ -75,7 +75,9 @@ def run(args: argparse.Namespace, out: Output) -> int:
         # A store in which something differs is worth a look, so it stays where it is.
         if store is not None or not failed:
             shutil.rmtree(work)
-    result.kept_at = store or (work / "store" if failed else None)
+    kept = store or (work / "store" if failed else None)
+    # Where not even a directory could be made, nothing is kept.
+    result.kept_at = kept if kept is not None and os.path.isdir(kept) else None  # noqa: PTH112  # It never raises.
     if out.is_json:
         out.json_document(_document(result))
     else:

@@ -12,7 +12,7 @@ from walstore.engine.recovery import Progress, RecoveryReport, Situation, recove
 from walstore.engine.repair import keep_torn_tail, reframe, remove_leftovers
 from walstore.engine.segment import Identity, Segment, create_segment
 from walstore.engine.survey import Files, is_store, survey
-from walstore.errors import FencedError, StorageError, StoreLockedError, StoreNotFoundError, storage_errors
+from walstore.errors import OPENING, FencedError, StorageError, StoreLockedError, StoreNotFoundError, storage_errors
 from walstore.format.filenames import LOCK_NAME, is_temporary
 from walstore.format.layout import FileKind
 from walstore.fs.api import FileSystem, Lock
@@ -68,7 +68,7 @@ def open_for_writing(
     fs = environment.fs
     fs.check(directory)
     started_ns = environment.monotonic_ns()
-    with storage_errors(f"opening the store {directory}"):
+    with storage_errors(f"{OPENING} {directory}"):
         find_directory(fs, directory, create=create)
         lock = fs.lock(f"{directory}/{LOCK_NAME}")
         if lock is None:
