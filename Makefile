@@ -33,8 +33,8 @@ RUN := build/run-$(VERSION)
 PYTEST := $(CURDIR)/$(TEST)/bin/pytest -c $(CURDIR)/pyproject.toml --rootdir=$(CURDIR) -n 2 --benchmark-disable -q
 
 # Folders as well: deleting a file touches its folder.
-SOURCES := $(shell find walstore -name __pycache__ -prune -o -print)
-TYPED := $(patsubst %/,%,$(sort $(foreach d,walstore tests fuzz examples bench,$(if $(shell find $d -name '*.py' 2>/dev/null),$d))))
+SOURCES := _walstore.py $(shell find walstore -name __pycache__ -prune -o -print)
+TYPED := _walstore.py $(patsubst %/,%,$(sort $(foreach d,walstore tests fuzz examples bench,$(if $(shell find $d -name '*.py' 2>/dev/null),$d))))
 
 # Prints the requirements of the package and of the extras given as arguments.
 REQUIREMENTS := import sys, tomllib; \

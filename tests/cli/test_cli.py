@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -221,6 +223,23 @@ def test_ctrl_c_ends_quietly(large_store: Path, command: list[str], process_envi
         dump.send_signal(signal.SIGINT)
         _, err = dump.communicate(timeout=60)
     assert (dump.returncode, err) == (130, "")
+
+
+def test_ctrl_c_ends_it_quietly_while_it_is_imported(tmp_path: Path, process_environment: dict[str, str]) -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    module, _, function = project["scripts"]["walstore"].partition(":")
+    # As the installed script does it; a dependency that is imported early stands in for the user.
+    script = f"import sys; from {module} import {function}; sys.exit({function}())"
+    (tmp_path / "xxhash.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    search_path = os.pathsep.join([str(tmp_path), process_environment["PYTHONPATH"]])
+    result = subprocess.run(
+        [sys.executable, "-c", script, "--version"],
+        env={**process_environment, "PYTHONPATH": search_path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
 def test_a_reader_that_has_seen_enough(
