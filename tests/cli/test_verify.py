@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,25 @@ def test_a_torn_tail_is_no_damage(store: Path, tmp_path: Path, flip: Flip, capsy
     assert main(["verify", "--json", str(died)]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["situation"], document["torn_bytes"], document["ok"]) == ("torn", 38, True)
+
+
+def test_a_store_is_read_twice(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once to find out where its log ends, and once to check and fold it."""
+    with WalPersistence(store) as jobs:
+        for number in range(2_000):
+            jobs.record_started(f"a.job{number}", number)
+    size = sum(path.stat().st_size for path in store.iterdir())
+    read_bytes, pread = 0, os.pread
+
+    def counted(descriptor: int, size: int, offset: int) -> bytes:
+        nonlocal read_bytes
+        data = pread(descriptor, size, offset)
+        read_bytes += len(data)
+        return data
+
+    monkeypatch.setattr(os, "pread", counted)
+    assert main(["verify", str(store)]) == 0
+    assert size < read_bytes < 2.2 * size
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from walstore.model.records import JobState, SchedulerJobRecord, SchedulerJobSta
 from walstore.options import WalOptions
 from walstore.wal import JOBS, os_environment
 
-__all__ = ["SITUATIONS", "Reading", "count_jobs", "describe_jobs", "plural", "reading"]
+__all__ = ["PROGRESS_EVERY", "SITUATIONS", "Reading", "count_jobs", "describe_jobs", "plural", "reading"]
 
 SITUATIONS = {
     Situation.CLEAN: "clean: the last writer closed it",
@@ -28,7 +28,8 @@ SITUATIONS = {
 }
 """What the situations of a store that opens mean, for people."""
 
-_PROGRESS_EVERY = 50_000
+PROGRESS_EVERY = 50_000
+"""After how many frames or jobs a long command says where it is."""
 _MIB = 1024 * 1024
 
 
@@ -57,14 +58,14 @@ class Reading:
         """Yield every job in the order of their ids, in the memory that the log takes."""
         states = merged(self.view, WalOptions().merge_memory_bytes, MemorySpill())
         for number, (job, state) in enumerate(states):
-            if number % _PROGRESS_EVERY == _PROGRESS_EVERY - 1:
+            if number % PROGRESS_EVERY == PROGRESS_EVERY - 1:
                 self.out.progress(f"folding: {number:,} jobs")
             yield record_of(job, state)
 
     def events(self) -> Iterator[tuple[int, EventForm]]:
         """Yield every event above the snapshot with the LSN of its frame."""
         for number, (lsn, events) in enumerate(self.view.frames()):
-            if number % _PROGRESS_EVERY == _PROGRESS_EVERY - 1:
+            if number % PROGRESS_EVERY == PROGRESS_EVERY - 1:
                 self.out.progress(f"reading events: at LSN {lsn} of {self.view.end_lsn}")
             for event in events:
                 yield lsn, event

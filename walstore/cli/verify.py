@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from walstore.cli.outcome import Exit
 from walstore.cli.output import Output
-from walstore.cli.reading import SITUATIONS, Reading, count_jobs, describe_jobs, plural, reading
+from walstore.cli.reading import PROGRESS_EVERY, SITUATIONS, Reading, count_jobs, describe_jobs, plural, reading
+from walstore.engine.view import View
 from walstore.errors import CorruptionError
-from walstore.model.events import event_of
+from walstore.model.events import EventForm, event_of
 from walstore.model.names import QName
-from walstore.model.records import record_of
+from walstore.model.records import JobState, record_of
+from walstore.wal import JOBS
 
 __all__ = ["run"]
 
@@ -18,9 +22,10 @@ __all__ = ["run"]
 def run(args: argparse.Namespace, out: Output) -> int:
     """Verify a store. Raises ``CorruptionError`` that names the place, and what else keeps it from being read."""
     with reading(args.path, out) as store:
-        _check_records(store)
-        events = _check_events(store)
-        jobs = count_jobs(store)
+        view = _CheckedView(store)
+        jobs = count_jobs(replace(store, view=view))
+        assert view.seen is not None
+        events = view.seen
         report, snapshot = store.report, store.files.snapshot
         segments = plural(len(store.files.chain), "segment")
         out.line(f"store      {store.directory}")
@@ -58,35 +63,55 @@ def run(args: argparse.Namespace, out: Output) -> int:
     return Exit.OK
 
 
-def _check_records(store: Reading) -> None:
-    snapshot = store.files.snapshot
-    for entry in snapshot.index if snapshot is not None else ():
-        assert snapshot is not None
-        store.out.progress(f"checking records: at byte {entry.offset:,} of {snapshot.length:,}")
-        for job, state in snapshot.frame_records(entry):
-            try:
-                QName.parse(job)
-                record_of(job, state)
-            except (TypeError, ValueError) as error:
-                raise CorruptionError(
-                    f"a frame that verifies holds a record that can't be ({error})",
-                    path=snapshot.path,
-                    offset=entry.offset,
-                ) from error
+class _CheckedView(View[EventForm, JobState]):
+    """A view that checks what the codec leaves to those who recorded, as it is read, so that nothing is read twice."""
 
+    def __init__(self, store: Reading) -> None:
+        super().__init__(store.files, store.view.end_lsn, JOBS)
+        self._chain = store.files.chain
+        self._progress = store.out.progress
+        self.seen: int | None = None
+        """The number of events, once they were read to their end. They are checked until then."""
 
-def _check_events(store: Reading) -> int:
-    count = 0
-    for lsn, event in store.events():
+    def records(self) -> Iterator[tuple[str, JobState]]:
+        if self.snapshot is None:
+            return
+        for entry in self.snapshot.index:
+            self._progress(f"checking records: at byte {entry.offset:,} of {self.snapshot.length:,}")
+            for job, state in self.snapshot.frame_records(entry):
+                try:
+                    QName.parse(job)
+                    record_of(job, state)
+                except (TypeError, ValueError) as error:
+                    raise CorruptionError(
+                        f"a frame that verifies holds a record that can't be ({error})",
+                        path=self.snapshot.path,
+                        offset=entry.offset,
+                    ) from error
+                yield job, state
+
+    def frames(self) -> Iterator[tuple[int, Sequence[EventForm]]]:
+        if self.seen is not None:
+            yield from super().frames()
+            return
+        count = 0
+        for number, (lsn, events) in enumerate(super().frames()):
+            if number % PROGRESS_EVERY == 0:
+                self._progress(f"checking events: at LSN {lsn} of {self.end_lsn}")
+            for event in events:
+                self._check(lsn, event)
+            count += len(events)
+            yield lsn, events
+        self.seen = count
+
+    def _check(self, lsn: int, event: EventForm) -> None:
         try:
             event_of(event)
         except (TypeError, ValueError) as error:
-            link = next(link for link in store.files.chain if link.base_lsn <= lsn < link.end_lsn)
+            link = next(link for link in self._chain if link.base_lsn <= lsn < link.end_lsn)
             raise CorruptionError(
                 f"a frame that verifies holds an event that can't be ({error})",
                 path=link.path,
                 offset=lsn - link.base_lsn,
                 lsn=lsn,
             ) from error
-        count += 1
-    return count
