@@ -16,9 +16,10 @@ sys.path.append(str(Path(__file__).parent.parent))
 # No deadline: a slow machine is no failure. In CI the examples are the same on every run and nothing is left behind.
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
-# Many runs of which most fail: few examples, and whatever fails first is good enough.
+# Many runs, or slow ones: few examples, and whatever fails first is good enough.
 _UNSHRUNK = (Phase.explicit, Phase.generate)
-settings.register_profile("mutation", deadline=None, derandomize=True, database=None, max_examples=25, phases=_UNSHRUNK)
+for _name in ("mutation", "coverage"):
+    settings.register_profile(_name, deadline=None, derandomize=True, database=None, max_examples=25, phases=_UNSHRUNK)
 settings.register_profile("thorough", deadline=None, max_examples=5_000)
 settings.load_profile("ci" if "CI" in os.environ else "local")
 
