@@ -188,3 +188,19 @@ def test_a_demo_that_is_ended_leaves_nothing_behind(ending: signal.Signals, temp
         assert demo.stderr.read() == ""
     assert demo.returncode == 128 + ending
     assert list(temporary.iterdir()) == []
+
+
+def test_a_signal_that_is_ignored_stays_ignored(trace: Path, process_environment: dict[str, str]) -> None:
+    """As under `nohup`: the terminal may be closed, and the demo goes on."""
+    with subprocess.Popen(
+        ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, "-u", "-m", "walstore", "demo", "--trace", trace],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=process_environment,
+    ) as demo:
+        assert demo.stdout is not None
+        while not demo.stdout.readline().startswith("Replaying"):
+            pass
+        demo.send_signal(signal.SIGHUP)
+        assert "OK in" in demo.stdout.read()
+    assert demo.returncode == 0

@@ -34,7 +34,8 @@ def interruptible() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    heard = [number for number, handler in before.items() if handler is signal.SIG_DFL]
+    # None is a handler that is not Python's and that could not be put back.
+    heard = [number for number, handler in before.items() if handler not in {signal.SIG_IGN, None}]
 
     def interrupt(number: int, _: FrameType | None) -> NoReturn:
         for other in heard:
