@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,13 @@ def test_a_name_that_is_not_text(tmp_path: Path, command: list[str], process_env
     assert result.returncode == 3
     assert r"\udcff\udce4: check the path" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_it_may_be_run_by_any_thread(store: Path, capsys: Capture) -> None:
+    """Only the main thread can handle signals; the others do without."""
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(main, ["verify", str(store)]).result() == 0
+    assert "no damage" in capsys.readouterr().out
 
 
 def test_ctrl_c_ends_quietly(large_store: Path, command: list[str], process_environment: dict[str, str]) -> None:
