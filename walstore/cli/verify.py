@@ -11,6 +11,7 @@ from walstore.cli.output import Output
 from walstore.cli.reading import PROGRESS_EVERY, SITUATIONS, Reading, count_jobs, describe_jobs, plural, reading
 from walstore.engine.view import View
 from walstore.errors import CorruptionError
+from walstore.format.index import IndexEntry
 from walstore.model.events import EventForm, event_of
 from walstore.model.names import QName
 from walstore.model.records import JobState, record_of
@@ -24,7 +25,6 @@ def run(args: argparse.Namespace, out: Output) -> int:
     with reading(args.path, out) as store:
         view = _CheckedView(store)
         jobs = count_jobs(replace(store, view=view))
-        assert view.seen is not None
         events = view.seen
         report, snapshot = store.report, store.files.snapshot
         segments = plural(len(store.files.chain), "segment")
@@ -64,45 +64,39 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 
 class _CheckedView(View[EventForm, JobState]):
-    """A view that checks what the codec leaves to those who recorded, as it is read, so that nothing is read twice."""
+    """A view that checks, as it is read, what the codec leaves to those who recorded, so that nothing is read twice."""
 
     def __init__(self, store: Reading) -> None:
         super().__init__(store.files, store.view.end_lsn, JOBS)
         self._chain = store.files.chain
         self._progress = store.out.progress
-        self.seen: int | None = None
-        """The number of events, once they were read to their end. They are checked until then."""
+        self.seen = 0
+        """The number of events that were read."""
 
-    def records(self) -> Iterator[tuple[str, JobState]]:
-        if self.snapshot is None:
-            return
-        for entry in self.snapshot.index:
-            self._progress(f"checking records: at byte {entry.offset:,} of {self.snapshot.length:,}")
-            for job, state in self.snapshot.frame_records(entry):
-                try:
-                    QName.parse(job)
-                    record_of(job, state)
-                except (TypeError, ValueError) as error:
-                    raise CorruptionError(
-                        f"a frame that verifies holds a record that can't be ({error})",
-                        path=self.snapshot.path,
-                        offset=entry.offset,
-                    ) from error
-                yield job, state
+    def frame_records(self, entry: IndexEntry) -> list[tuple[str, JobState]]:
+        assert self.snapshot is not None
+        self._progress(f"checking records: at byte {entry.offset:,} of {self.snapshot.length:,}")
+        records = super().frame_records(entry)
+        for job, state in records:
+            try:
+                QName.parse(job)
+                record_of(job, state)
+            except (TypeError, ValueError) as error:
+                raise CorruptionError(
+                    f"a frame that verifies holds a record that can't be ({error})",
+                    path=self.snapshot.path,
+                    offset=entry.offset,
+                ) from error
+        return records
 
     def frames(self) -> Iterator[tuple[int, Sequence[EventForm]]]:
-        if self.seen is not None:
-            yield from super().frames()
-            return
-        count = 0
         for number, (lsn, events) in enumerate(super().frames()):
             if number % PROGRESS_EVERY == 0:
                 self._progress(f"checking events: at LSN {lsn} of {self.end_lsn}")
             for event in events:
                 self._check(lsn, event)
-            count += len(events)
+            self.seen += len(events)
             yield lsn, events
-        self.seen = count
 
     def _check(self, lsn: int, event: EventForm) -> None:
         try:
