@@ -94,7 +94,7 @@ test-pythons: check ## test the wheel on every Python 3.11 to 3.13 of this machi
 		[[ $$seen == *" $$version "* ]] || echo "Python $$version is not here (or without venv): not tested." >&2; \
 	done
 
-# Tracing makes the crash tests take an hour, and they run the same lines at every call in turn: they are left out.
+# Traced, the crash tests take several times as long as the rest, and they run the same lines at every call in turn.
 .PHONY: coverage
 coverage: install-wheel ## line and branch coverage of the wheel, child processes included, without the crash tests
 	@cd $(RUN) && COVERAGE_FILE=$(CURDIR)/build/coverage $(PYTEST) --cov --cov-config=$(CURDIR)/pyproject.toml \
