@@ -129,9 +129,9 @@ def test_long_work_shows_progress_and_cleans_up(
         for _ in range(50_001):
             jobs.record_started("a.b", 1)
     out, err = on_a_terminal([*command, "verify", str(tmp_path / "jobs")], process_environment)
-    assert "reading events: at LSN " in err
+    assert "checking events: at LSN " in err
     assert err.endswith("\r\x1b[K")
-    assert "reading events" not in out
+    assert "checking events" not in out
 
 
 def test_without_a_terminal_there_is_no_progress(
