@@ -25,7 +25,8 @@ __all__ = ["HotPath", "finished_form", "hot_path", "started_form"]
 _JOBS_MAX: Final = 1 << 14
 """Jobs that are remembered, for about 400 bytes each."""
 _MISSES_PER_JOB: Final = 8
-"""Of so many calls for unknown jobs one makes a job known: where jobs hardly ever repeat, remembering does not pay."""
+"""Once there were too many jobs, one of so many calls for unknown ones makes a job known: where jobs hardly ever repeat,
+remembering them does not pay."""
 _TRUE, _FALSE = 0xC3, 0xC2  # As msgpack writes them.
 
 
@@ -63,13 +64,15 @@ class _Known(dict[JobId, RunFrames]):
     def __init__(self) -> None:
         super().__init__()
         self._misses = 0
+        self._misses_per_job = 1
 
     def note(self, job: JobId) -> None:
         """Take note of a job that a call was recorded for, and that was not known."""
         self._misses += 1
-        if self._misses % _MISSES_PER_JOB == 0 and type(job) is str:
+        if self._misses % self._misses_per_job == 0 and type(job) is str:
             if len(self) >= _JOBS_MAX:
                 self.clear()
+                self._misses_per_job = _MISSES_PER_JOB
             self[job] = RunFrames.of(job)
 
 
