@@ -16,7 +16,7 @@ from xxhash import xxh3_64_digest
 from walstore.engine.store import Store
 from walstore.format.run_frames import CUT_INSTANT_MIN_NS, RunFrames
 from walstore.model.events import FINISHED, STARTED, EventForm
-from walstore.model.names import INSTANT_MAX_NS, Instant, JobId, id_of, instant_ns
+from walstore.model.names import INSTANT_MAX_NS, Instant, JobId, id_of, instant_ns, known_ids
 from walstore.model.records import JobState
 from walstore.options import Durability
 
@@ -25,7 +25,7 @@ __all__ = ["HotPath", "finished_form", "hot_path", "started_form"]
 _JOBS_MAX: Final = 1 << 14
 """Jobs that are remembered, for about 400 bytes each."""
 _MISSES_PER_JOB: Final = 8
-"""Once there were too many jobs, one of so many calls for unknown ones makes a job known: where jobs hardly ever repeat,
+"""Once there were too many jobs, one of so many calls for unknown ones makes a job known: where jobs hardly repeat,
 remembering them does not pay."""
 _TRUE, _FALSE = 0xC3, 0xC2  # As msgpack writes them.
 
@@ -77,7 +77,7 @@ class _Known(dict[JobId, RunFrames]):
 
 
 def _into_buffer(store: Store[EventForm, JobState]) -> HotPath:
-    known, buffer, record = _Known(), store.buffer, store.record
+    known, buffer, record = known_ids, store.buffer, store.record
     items, events_max = buffer.items, buffer.events_max
 
     def record_started(id: JobId, started_at: Instant) -> None:
@@ -87,7 +87,6 @@ def _into_buffer(store: Store[EventForm, JobState]) -> HotPath:
             buffer.sink.append(event)  # type: ignore[arg-type]  # What is known is a string.
         else:
             record(started_form(id, started_at))
-            known.note(id)
 
     def record_finished(id: JobId, finished_at: Instant, success: bool) -> None:
         if (
@@ -101,7 +100,6 @@ def _into_buffer(store: Store[EventForm, JobState]) -> HotPath:
             buffer.sink.append(event)  # type: ignore[arg-type]  # As above.
         else:
             record(finished_form(id, finished_at, success))
-            known.note(id)
 
     return HotPath(record_started, record_finished)
 

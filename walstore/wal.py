@@ -22,7 +22,7 @@ from walstore.format.codec import JobCodec
 from walstore.fs.os_fs import OsFileSystem
 from walstore.fs.os_process import describe_process, random_bytes, start_worker
 from walstore.hotpath import HotPath, finished_form, hot_path, started_form
-from walstore.model.events import CANCELLED, Event, EventForm, Restored, form_of, scheduled_form
+from walstore.model.events import CANCELLED, Event, EventForm, Restored, form_of, forms_of, scheduled_form
 from walstore.model.names import Instant, JobId, id_of, instant_ns
 from walstore.model.records import JobState, SchedulerJobRecord, record_of, uncollected
 from walstore.model.reducer import JobReducer
@@ -164,7 +164,7 @@ class WalPersistence(SchedulerPersistence):
         """
         store = self._writer()
         now_ns = instant_ns(self._clock(), "the instant of the clock")
-        store.record_batch([form_of(event, now_ns) for event in events])
+        store.record_batch(forms_of(events, now_ns))
 
     def restore(self, records: Iterable[SchedulerJobRecord]) -> None:
         """Put jobs to the states that ``records`` say, whatever they were before. Other jobs stay as they are.

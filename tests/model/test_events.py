@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from walstore.model.events import (
     Cancelled,
@@ -18,6 +19,7 @@ from walstore.model.events import (
     Started,
     event_of,
     form_of,
+    forms_of,
 )
 from walstore.model.names import QName
 from walstore.model.records import SchedulerJobRecord, SchedulerJobStatus
@@ -118,3 +120,31 @@ NO_FORMS += [(4, "nodot"), (4, "a.b\0"), (1, "a.b", 9, (7,)), (5, "a.b", 9, None
 def test_other_forms_are_refused(form: EventForm) -> None:
     with pytest.raises((TypeError, ValueError)):
         event_of(form)
+
+
+@given(st.lists(events(), max_size=20))
+def test_many_events_have_the_forms_of_each(recorded: list[Event]) -> None:
+    forms = [form_of(event, 7) for event in recorded]
+    # The second time all their jobs are known.
+    assert forms_of(recorded, 7) == forms_of(recorded, 7) == forms
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Started("ai.geo.tile", -1),
+        Started("ai.geo.tile", 2**63),
+        Started("ai.geo.tile", True),
+        Started("ai.geo.tile", 1.0),  # type: ignore[arg-type]
+        Finished("ai.geo.tile", 1, 1),  # type: ignore[arg-type]
+        Finished("ai.geo.tile", -1, True),
+        Started("ai", 1),
+        "ai.geo.tile",
+    ],
+    ids=repr,
+)
+def test_one_wrong_event_among_many_of_a_known_job_is_refused(wrong: Event) -> None:
+    right = Started("ai.geo.tile", 1)
+    forms_of([right], 0)
+    with pytest.raises((TypeError, ValueError)):
+        forms_of([right, wrong, right], 0)

@@ -14,6 +14,7 @@ __all__ = [
     "duration_ns",
     "id_of",
     "instant_ns",
+    "known_ids",
 ]
 
 NAME_BYTES_MAX = 1024
@@ -112,15 +113,24 @@ Instant = int | datetime
 """What callers may pass as an instant: nanoseconds since 1970 in UTC, or an aware datetime."""
 
 
+known_ids: set[str] = set()
+"""Strings that ``id_of`` found to be good names; a scheduler records the same ones again and again."""
+_KNOWN_IDS_MAX = 1 << 14  # A program that makes up names for ever must not fill the memory.
+
+
 def id_of(job: JobId) -> str:
     """Return the dotted string of a job's id, checked. Raises ``TypeError`` or ``ValueError`` when it is not one."""
-    if type(job) is str and job.isascii() and job.isprintable() and len(job) <= NAME_BYTES_MAX:
+    if type(job) is not str:
+        return str(job) if isinstance(job, QName) else str(QName.parse(job))
+    if job not in known_ids:
         # The rules of a QName in a fifth of the time, for the names that nearly all programs have.
-        if 0 < job.rfind(".") < len(job) - 1:
-            return job
-    elif isinstance(job, QName):
-        return str(job)
-    return str(QName.parse(job))
+        is_plain = job.isascii() and job.isprintable() and len(job) <= NAME_BYTES_MAX
+        if not (is_plain and 0 < job.rfind(".") < len(job) - 1):
+            QName.parse(job)
+        if len(known_ids) >= _KNOWN_IDS_MAX:
+            known_ids.clear()
+        known_ids.add(job)
+    return job
 
 
 def instant_ns(instant: Instant, what: str = "an instant") -> int:
