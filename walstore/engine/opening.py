@@ -12,7 +12,15 @@ from walstore.engine.recovery import Progress, RecoveryReport, Situation, recove
 from walstore.engine.repair import keep_torn_tail, reframe, remove_leftovers
 from walstore.engine.segment import Identity, Segment, create_segment
 from walstore.engine.survey import Files, is_store, survey
-from walstore.errors import OPENING, FencedError, StorageError, StoreLockedError, StoreNotFoundError, storage_errors
+from walstore.errors import (
+    OPENING,
+    FencedError,
+    StorageError,
+    StoreLockedError,
+    StoreNotFoundError,
+    storage_error,
+    storage_errors,
+)
 from walstore.format.filenames import LOCK_NAME, is_temporary
 from walstore.format.layout import FileKind
 from walstore.fs.api import FileSystem, Lock
@@ -42,8 +50,10 @@ class Opened:
 
     def check_fence(self) -> None:
         """Raise ``FencedError`` where the directory was moved, removed or replaced under the open store."""
-        with storage_errors(f"looking at {self.directory}"):
+        try:
             is_ours = self.lock.is_at(f"{self.directory}/{LOCK_NAME}")
+        except OSError as error:
+            raise storage_error(error, f"looking at {self.directory}") from error
         if not is_ours:
             raise FencedError(
                 f"{self.directory} was moved, removed or replaced while this store had it open. What was recorded "

@@ -152,6 +152,8 @@ class _OsFile:
 class _OsLock:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        status = os.fstat(descriptor)
+        self._identity = status.st_dev, status.st_ino
 
     def read(self) -> bytes:
         return _read_whole(self._descriptor, 0, _SMALL_BYTES)
@@ -163,9 +165,10 @@ class _OsLock:
 
     def is_at(self, path: str) -> bool:
         try:
-            return os.path.samestat(os.fstat(self._descriptor), os.stat(path))
+            status = os.stat(path)
         except FileNotFoundError:
             return False
+        return (status.st_dev, status.st_ino) == self._identity
 
     def release(self) -> None:
         # Unlocked by name and not just closed: a child that is about to exec may hold a copy for a moment longer.
