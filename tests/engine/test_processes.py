@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -302,6 +303,7 @@ def test_an_interrupted_load_all_leaves_no_descriptor_open(tmp_path: Path) -> No
         store.record_started("job.a", 1)
         inner = store._store
         assert inner is not None
+        gc.collect()  # What earlier tests have left would be closed in between.
         before = len(list(Path("/proc/self/fd").iterdir()))
         for _ in range(10):
             view = inner.view()
