@@ -50,6 +50,7 @@ INNER = {
     ],
     "hotpath": [],
     "wal": [],
+    "urls": [],
     "": [],
 }
 # Every module by its place; a package's `__init__` comes after its modules.
@@ -97,6 +98,7 @@ PUBLIC_NAMES = [
     "StoreStats",
     "WalOptions",
     "WalPersistence",
+    "open_persistence",
 ]
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -197,6 +199,31 @@ def test_only_os_fs_touches_files(name: str) -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open"
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name in ORDER and name != "urls"])
+def test_only_urls_reaches_the_outside(name: str) -> None:
+    """What is imported by its name at run time would get past the rules of the layers."""
+    wrong = [
+        f"line {line} imports {imported}"
+        for line, imported in imports_of(name, MODULES[name])
+        if room_of(imported) in {"importlib", "pkgutil", "runpy"}
+    ]
+    wrong += [
+        f"line {node.lineno} names {node.id}"
+        for node in ast.walk(MODULES[name])
+        if isinstance(node, ast.Name) and node.id == "__import__"
+    ]
+    assert wrong == []
+
+
+def test_what_urls_finds_by_name_is_a_backend() -> None:
+    dotted = [
+        node.value
+        for node in ast.walk(MODULES["urls"])
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("walstore.")
+    ]
+    assert [name for name in dotted if not name.startswith("walstore.backends.")] == []
 
 
 def run_on_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:

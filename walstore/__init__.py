@@ -17,6 +17,7 @@ from walstore.model.records import CancellationToken, SchedulerJobRecord, Schedu
 from walstore.model.schedule import Cron, Manual, Once, Periodic, Schedule
 from walstore.options import Durability, WalOptions
 from walstore.persistence import BatchPersistence, MemoryPersistence, SchedulerPersistence
+from walstore.urls import open_persistence
 from walstore.wal import WalPersistence
 
 __version__ = "0.1.0"
@@ -48,4 +49,5 @@ __all__ = [
     "StoreStats",
     "WalOptions",
     "WalPersistence",
+    "open_persistence",
 ]
