@@ -139,21 +139,21 @@ check:
 $(LINT)/.stamp: pyproject.toml | check
 	@echo 'Setting up $(LINT)'
 	@$(call venv,$(LINT))
-	@$(LINT)/bin/python -c '$(REQUIREMENTS)' cli lint test fuzz bench > $(LINT)/requirements.txt
+	@$(LINT)/bin/python -c '$(REQUIREMENTS)' cli postgres lint test fuzz bench > $(LINT)/requirements.txt
 	@$(call pip,$(LINT),install build 'hatchling>=1.27' -r $(LINT)/requirements.txt)
 	@touch $@
 
 $(TEST)/.stamp: pyproject.toml | check
 	@echo 'Setting up $(TEST)'
 	@$(call venv,$(TEST))
-	@$(TEST)/bin/python -c '$(REQUIREMENTS)' cli test > $(TEST)/requirements.txt
+	@$(TEST)/bin/python -c '$(REQUIREMENTS)' cli postgres servers test > $(TEST)/requirements.txt
 	@$(call pip,$(TEST),install -r $(TEST)/requirements.txt)
 	@touch $@
 
 $(FUZZ)/.stamp: pyproject.toml | check
 	@echo 'Setting up $(FUZZ)'
 	@$(call venv,$(FUZZ))
-	@$(FUZZ)/bin/python -c '$(REQUIREMENTS)' test fuzz > $(FUZZ)/requirements.txt
+	@$(FUZZ)/bin/python -c '$(REQUIREMENTS)' postgres servers test fuzz > $(FUZZ)/requirements.txt
 	@$(call pip,$(FUZZ),install -r $(FUZZ)/requirements.txt)
 	@touch $@
 
@@ -168,7 +168,7 @@ $(MUTATION)/.stamp: pyproject.toml | check
 $(BENCH)/.stamp: pyproject.toml | check
 	@echo 'Setting up $(BENCH)'
 	@$(call venv,$(BENCH))
-	@$(BENCH)/bin/python -c '$(REQUIREMENTS)' bench > $(BENCH)/requirements.txt
+	@$(BENCH)/bin/python -c '$(REQUIREMENTS)' postgres servers bench > $(BENCH)/requirements.txt
 	@$(BENCH)/bin/python -c '$(REQUIREMENTS)' peers > $(BENCH)/peers.txt
 	@$(call pip,$(BENCH),install -r $(BENCH)/requirements.txt)
 	@{ $(call pip,$(BENCH),install -r $(BENCH)/peers.txt); } 2>/dev/null || while read -r peer; do \
