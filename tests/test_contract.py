@@ -57,6 +57,7 @@ class LosingPower(PersistenceContract):
     """On a disk that, when the power fails, keeps of what was not synced whatever chance leaves."""
 
     durability: Durability
+    jobs_many = 2_000
     fs = SimFileSystem(1)
     random = random.Random(1)
 

@@ -13,16 +13,25 @@
         def open(self, path, clock):
             return MyPersistence(path, clock=clock)
 
-``open`` is all that is required. Override ``reopen`` where opening again takes more than closing and opening, and
-``crash`` where what survives a crash can be shown; without it the tests of that are skipped. What ``BatchPersistence``
-adds is tested where the persistence has it. A persistence that keeps nothing, as ``MemoryPersistence``, does not pass.
+``pip install 'walstore[test]'`` brings all that it needs. The hooks:
 
-The module needs pytest and hypothesis: ``pip install 'walstore[test]'``.
+``open(path, clock)``
+    The store at ``path``, new or with what was recorded there before. All that is required. A backend that is no file
+    takes the path for a name, of a schema or of a prefix.
+``reopen(store, path, clock)``
+    Override it where opening again takes more than closing and opening.
+``crash(store, path)``
+    Override it where what a crash leaves can be shown; without it the tests of that are skipped.
+``examples``, ``jobs_many``
+    Attributes: how many sequences hypothesis draws, and how many jobs are many.
+
+What ``BatchPersistence`` adds is tested where the persistence has it. A persistence that keeps nothing, as
+``MemoryPersistence``, does not pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -32,16 +41,20 @@ from pathlib import Path
 from walstore.errors import SchedulerPersistenceError
 from walstore.model.events import Cancelled, Event, Finished, Scheduled, Started
 from walstore.model.names import JobId, QName
-from walstore.model.records import FAILURES_MAX, SchedulerJobRecord, SchedulerJobStatus
+from walstore.model.records import SchedulerJobRecord, SchedulerJobStatus
 from walstore.model.schedule import Manual, Periodic
 from walstore.persistence import BatchPersistence, SchedulerPersistence
 from walstore.testing.model import NOW_NS, TABLE, WRONG, Jobs, ManualClock, apply, jobs_of, perform
 
 try:
     import pytest
+
+    # The asserts of the parts show values as well.
+    pytest.register_assert_rewrite("walstore.testing.contract_hooks", "walstore.testing.contract_batches")
     from hypothesis import given, settings
     from hypothesis import strategies as st
 
+    from walstore.testing.contract_batches import BatchContract
     from walstore.testing.strategies import events
 except ImportError as missing:
     raise ImportError(f"{missing}: walstore.testing.contract needs it, pip install 'walstore[test]'") from missing
@@ -51,52 +64,11 @@ __all__ = ["PersistenceContract"]
 JOB, T = "ai.geo.tile", NOW_NS + 1
 NAMES: list[JobId] = ["a.b.c", "A.b.c", "größe.日本.🜁", " . ", "a." + "é" * 511, QName("ns", "a.b")]
 _ID_CHARACTERS = 60
+_ALWAYS = Periodic(every_ns=1)
 
 
-class PersistenceContract:
+class PersistenceContract(BatchContract):
     """What every persistence must do. A subclass gives ``open``; see the module for an example."""
-
-    def open(self, path: Path, clock: Callable[[], int]) -> SchedulerPersistence:
-        """Return the persistence that lives at ``path``, new or with what was recorded there before.
-
-        The parent of ``path`` exists. ``clock`` gives the instant of ``record_scheduled``.
-        """
-        raise NotImplementedError
-
-    def reopen(self, store: SchedulerPersistence, path: Path, clock: Callable[[], int]) -> SchedulerPersistence:
-        """Close ``store``, which lives at ``path``, and return another one in its place."""
-        store.close()
-        return self.open(path, clock)
-
-    def crash(self, store: SchedulerPersistence, path: Path) -> Path | None:  # noqa: ARG002
-        """Return where ``open`` finds what a crash at this moment would leave of ``store``, which goes on.
-
-        None, as by default, where that can't be shown.
-        """
-        return None
-
-    @pytest.fixture
-    def clock(self) -> ManualClock:
-        """Give the clock of the test's stores."""
-        return ManualClock()
-
-    @pytest.fixture
-    def path(self, tmp_path: Path) -> Path:
-        """Give the place of the test's store."""
-        return tmp_path / "store"
-
-    @pytest.fixture
-    def store(self, path: Path, clock: ManualClock) -> Iterator[SchedulerPersistence]:
-        """Give a new store."""
-        with self.open(path, clock) as store:
-            yield store
-
-    @pytest.fixture
-    def batch(self, store: SchedulerPersistence) -> BatchPersistence:
-        """Give the new store again, where it has what ``BatchPersistence`` adds."""
-        if not isinstance(store, BatchPersistence):
-            pytest.skip("not a BatchPersistence")
-        return store
 
     @pytest.mark.parametrize("steps", ["straight", "reopening"])
     @pytest.mark.parametrize("row", TABLE)
@@ -118,7 +90,7 @@ class PersistenceContract:
         numbers = count()
         steps = st.lists(events(restored=False) | st.sampled_from(["flush", "reopen"]), max_size=20)
 
-        @settings(max_examples=25, deadline=None)
+        @settings(max_examples=self.examples, deadline=None)
         @given(steps)
         def check(steps: list[Event | str]) -> None:
             path, jobs = tmp_path / str(next(numbers)), Jobs()
@@ -210,6 +182,80 @@ class PersistenceContract:
         with self.reopen(store, path, clock) as again:
             assert jobs_of(again) == expected
 
+    def test_loading_while_others_record(self, store: SchedulerPersistence) -> None:
+        """Each of several ``load_all`` at once shows one point of time, not before the calls that had returned."""
+        jobs = [f"thread{thread}.job" for thread in range(2)]
+        returned = dict.fromkeys(jobs, 0)
+        for job in jobs:
+            store.record_started(job, 0)
+
+        def record(job: str) -> None:
+            for turn in range(1, 150):
+                store.record_started(job, turn)
+                returned[job] = turn
+
+        def load(_: int) -> None:
+            for _turn in range(15):
+                before = returned.copy()
+                loaded = {job: record.last_started_at_ns or 0 for job, record in jobs_of(store).items()}
+                assert loaded.keys() == before.keys()
+                assert [job for job in jobs if loaded[job] < before[job]] == []
+
+        with ThreadPoolExecutor(5) as pool:
+            done = [*(pool.submit(record, job) for job in jobs), *(pool.submit(load, number) for number in range(3))]
+            for future in done:
+                future.result()
+        assert {job: record.last_started_at_ns for job, record in jobs_of(store).items()} == dict.fromkeys(jobs, 149)
+
+    def test_many_jobs(self, store: SchedulerPersistence, path: Path, clock: ManualClock) -> None:
+        """The last of many jobs is treated as the first one."""
+        names = [f"many.job{number}" for number in range(self.jobs_many)]
+        for begin in range(0, len(names), 1_000):
+            calls = [Scheduled(job, _ALWAYS, T) for job in names[begin : begin + 1_000]]
+            if isinstance(store, BatchPersistence):
+                store.record_many(calls)
+            else:
+                for call in calls:
+                    perform(store, clock, call)
+        store.cancel(names[0])
+        store.record_started(names[-1], T)
+        job = SchedulerJobRecord(QName.parse(JOB), SchedulerJobStatus.PENDING, T + 1, None, None, 0, _ALWAYS)
+        expected = {name: replace(job, id=QName.parse(name)) for name in names[1:]}
+        expected[names[-1]] = replace(expected[names[-1]], status=SchedulerJobStatus.RUNNING, last_started_at_ns=T)
+        assert jobs_of(store) == expected
+        store.flush_checkpoint()
+        with self.reopen(store, path, clock) as again:
+            assert jobs_of(again) == expected
+            if isinstance(again, BatchPersistence):
+                assert [str(record.id) for record in again.iter_jobs()] == sorted(expected)
+
+    def test_a_crash_leaves_a_beginning(self, tmp_path: Path, clock: ManualClock) -> None:
+        """What a crash leaves is what some of the calls had made, from the first one on, and none before a flush."""
+        numbers = count()
+        steps = st.lists(events(restored=False) | st.just("flush"), min_size=1, max_size=12)
+
+        @settings(max_examples=self.examples, deadline=None)
+        @given(steps)
+        def check(steps: list[Event | str]) -> None:
+            path, jobs = tmp_path / str(next(numbers)), Jobs()
+            possible = [jobs.copy()]
+            with self.open(path, clock) as store:
+                for step in steps:
+                    if isinstance(step, str):
+                        store.flush_checkpoint()
+                        possible = [jobs.copy()]
+                    else:
+                        perform(store, clock, step)
+                        apply(jobs, step)
+                        possible.append(jobs.copy())
+                crashed = self.crash(store, path)
+                if crashed is None:
+                    pytest.skip("crash is not overridden")
+                with self.open(crashed, clock) as again:
+                    assert jobs_of(again) in possible
+
+        check()
+
     @pytest.mark.parametrize("flush", ["flush_checkpoint", "sync"])
     def test_a_crash_after_a_flush(
         self, store: SchedulerPersistence, path: Path, clock: ManualClock, flush: str
@@ -230,69 +276,3 @@ class PersistenceContract:
                 pytest.skip("crash is not overridden")
             with self.open(crashed, clock) as again:
                 assert jobs_of(again) in (before, after)
-
-    def test_batches_are_the_same_calls(self, tmp_path: Path, clock: ManualClock) -> None:
-        """Events that are recorded as batches have the effect of the same calls one by one."""
-        numbers = count()
-
-        @settings(max_examples=15, deadline=None)
-        @given(st.lists(st.lists(events(), max_size=6), max_size=4))
-        def check(batches: list[list[Event]]) -> None:
-            path, jobs = tmp_path / str(next(numbers)), Jobs()
-            store = self.open(path, clock)
-            if not isinstance(store, BatchPersistence):
-                store.close()
-                pytest.skip("not a BatchPersistence")
-            for batch in batches:
-                store.record_many(iter(batch))
-                for event in batch:
-                    apply(jobs, event)
-                assert jobs_of(store) == jobs
-                assert [str(job.id) for job in store.iter_jobs()] == sorted(jobs)
-            with self.reopen(store, path, clock) as again:
-                assert jobs_of(again) == jobs
-
-        check()
-
-    def test_batches_of_other_things(self, store: SchedulerPersistence, batch: BatchPersistence) -> None:
-        """A batch may be empty, takes nothing but events, and a ``Scheduled`` without an instant is of the clock's."""
-        batch.record_many([])
-        with pytest.raises(TypeError):
-            batch.record_many([Started(JOB, T), "no event"])  # type: ignore[list-item]
-        batch.record_many([Scheduled("a.b", Periodic(every_ns=7))])
-        assert {job: record.next_fire_at_ns for job, record in jobs_of(store).items()} == {"a.b": NOW_NS + 7}
-
-    def test_restore(
-        self, store: SchedulerPersistence, batch: BatchPersistence, path: Path, clock: ManualClock
-    ) -> None:
-        """Whole records replace what was there, others stay, and failures stop counting at 2^32 - 1."""
-        job = SchedulerJobRecord(
-            QName.parse(JOB), SchedulerJobStatus.FAILED_RETRYING, T, None, T, FAILURES_MAX - 1, Manual()
-        )
-        store.record_started(JOB, T + 1)
-        store.record_started("a.b", T)
-        batch.restore(replace(job, id=QName.parse(name)) for name in (JOB, "b.c"))
-        for failures in (FAILURES_MAX, FAILURES_MAX):
-            store.record_finished(JOB, T + 2, False)
-            assert jobs_of(store)[JOB].consecutive_failures == failures
-        expected = {
-            JOB: replace(job, last_finished_at_ns=T + 2, consecutive_failures=FAILURES_MAX),
-            "a.b": SchedulerJobRecord(QName.parse("a.b"), SchedulerJobStatus.RUNNING, None, T, None, 0, Manual()),
-            "b.c": replace(job, id=QName.parse("b.c")),
-        }
-        assert jobs_of(store) == expected
-        with self.reopen(store, path, clock) as again:
-            assert jobs_of(again) == expected
-        with pytest.raises(ValueError, match="Cancelled"):
-            batch.restore([replace(job, status=SchedulerJobStatus.CANCELLED)])
-
-    def test_iter_jobs(self, store: SchedulerPersistence, batch: BatchPersistence) -> None:
-        """Streaming gives what ``load_all`` gives, in the order of the ids, as it was when it began."""
-        for name in ["b.a", "a.z", "B.a", "ä.a", "😀.a", "ﬀ.a"]:
-            store.record_started(name, T)
-        stream = batch.iter_jobs()
-        first = next(stream)
-        expected = jobs_of(store)
-        store.cancel("b.a")
-        store.record_started("c.a", T)
-        assert [first, *stream] == [expected[job] for job in sorted(expected)]
