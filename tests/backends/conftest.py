@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fuzz.postgres_server import Missing, PostgresServer, running_server
+from fuzz.postgres_server import MissingError, PostgresServer, running_server
 
 DSN_VARIABLE = "WALSTORE_TEST_DSN"
 
@@ -21,7 +21,7 @@ def own_server() -> Iterator[PostgresServer]:
     try:
         with running_server() as server:
             yield server
-    except Missing as missing:
+    except MissingError as missing:
         pytest.skip(str(missing))
 
 
@@ -39,7 +39,7 @@ def dsn(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def schema_of(dsn: str) -> Iterator[Callable[[Path], str]]:
     """Names the schema that stands for a path; all of them are gone in the end."""
-    import psycopg
+    import psycopg  # noqa: PLC0415  # Without it, what asks for this is skipped.
 
     names: set[str] = set()
 

@@ -7,7 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from walstore.backends.postgres_schema import schema_name
@@ -56,7 +56,6 @@ _FIRST_PAUSE_NS: Final = 10_000_000
 _LONGEST_PAUSE_NS: Final = 1_000_000_000
 
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
-_abandoned: list[Connection] = []
 
 
 class ServerUnreachableError(StorageError):
@@ -159,14 +158,18 @@ def _storage_error(error: psycopg.Error, doing: str) -> StorageError:
 
 
 def _abandon_after_fork() -> None:
-    # An end that lives on in a child would keep the session of a dead writer alive. Nothing is said to the server, and
-    # the objects are kept, since their end would.
+    """End the connections of the parent here, in a forked child, without a word to the server.
+
+    Left open, they would keep the session of a dead writer alive for as long as the child lives.
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR)
     for connection in list(_connections):
-        _abandoned.append(connection)
-        try:
-            os.close(connection.fileno())
-        except (OSError, psycopg.Error):
-            continue
+        with suppress(OSError, psycopg.Error):
+            # What the driver says in parting goes there instead of to the server.
+            os.dup2(nowhere, connection.fileno())
+            connection.pgconn.finish()
+    _connections.clear()
+    os.close(nowhere)
 
 
 call_in_forked_child(_abandon_after_fork)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import suppress
 from typing import Final
 
 from walstore.backends.postgres_connection import Connection, ServerUnreachableError, server_errors
 from walstore.backends.postgres_schema import ALL_JOBS, ORDERED_JOBS, POSITION, state_of_row
 from walstore.backends.postgres_session import Claim, check_version
-from walstore.errors import StoreNotFoundError
+from walstore.errors import SchedulerPersistenceError, StoreNotFoundError
 from walstore.model.records import SchedulerJobRecord, record_of
 
 __all__ = ["Position", "Reader", "Snapshot"]
@@ -30,9 +31,9 @@ class Snapshot:
         with connection.pipeline():
             connection.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             found = connection.execute(POSITION)
-        row = found.fetchone()
-        assert row is not None
-        self.position: Position = (row[0], row[1])
+        # Without a row there is less than any writer has seen.
+        epoch, sequence = found.fetchone() or (0, 0)
+        self.position: Position = (epoch, sequence)
 
     def load(self) -> list[SchedulerJobRecord]:
         """Return every job, in any order."""
@@ -42,10 +43,16 @@ class Snapshot:
 
     def stream(self) -> Generator[SchedulerJobRecord]:
         """Yield every job in the order of the ids, a few at a time in memory."""
-        with server_errors(f"reading {self._claim.place}"), self._connection.cursor("jobs") as cursor:
-            cursor.execute(ORDERED_JOBS)
-            while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-                yield from (record_of(*state_of_row(row)) for row in rows)
+        cursor = self._connection.cursor("jobs")
+        try:
+            with server_errors(f"reading {self._claim.place}"):
+                cursor.execute(ORDERED_JOBS)
+                while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+                    yield from (record_of(*state_of_row(row)) for row in rows)
+        finally:
+            # It ends with the transaction in any case, and must not hide what has ended the reading.
+            with suppress(SchedulerPersistenceError), server_errors("closing a cursor"):
+                cursor.close()
 
     def close(self) -> None:
         """Let the connection be used again, if it can be."""
