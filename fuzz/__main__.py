@@ -14,8 +14,8 @@ from fuzz import ledger
 from fuzz.harness import Run, Tally
 
 _SHARES: Final = {
-    "simulate": 24,
-    "small_worlds": 24,
+    "simulate": 22,
+    "small_worlds": 22,
     "hostile": 16,
     "powercut": 12,
     "kill": 8,
@@ -23,6 +23,7 @@ _SHARES: Final = {
     "salvage": 4,
     "syscalls": 4,
     "threads": 3,
+    "postgres": 4,
     "interleavings": 1,
 }
 """Percent of the time that each harness gets."""

@@ -18,6 +18,7 @@ import pytest
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'walstore[postgres]'")
 
+from fuzz.postgres import run  # noqa: E402
 from fuzz.postgres_proxy import CuttingProxy  # noqa: E402
 from fuzz.postgres_server import PostgresServer  # noqa: E402
 from walstore import Durability, Manual, QName, SchedulerJobRecord, SchedulerJobStatus, open_persistence  # noqa: E402
@@ -275,6 +276,22 @@ def test_a_writer_whose_place_was_taken_changes_nothing(dsn: str, schema: str, l
         assert old.closed
         new.record_started(JOB, 3)
         assert [job.last_started_at_ns for job in new.load_all()] == [3]
+
+
+@each_level
+def test_every_transaction_checks_the_epoch(dsn: str, schema: str, level: Durability) -> None:
+    """A session that could not be ended, and that has got exactly as far as the next one, is fenced all the same."""
+    old = PostgresPersistence(dsn, schema=schema, durability=level)
+    old.record_started(JOB, 1)
+    old.sync()
+    with administrator(dsn, schema) as execute:
+        execute("UPDATE store SET epoch = epoch + 1, holder = 'somebody else'")
+        with pytest.raises(FencedError, match="somebody else has taken over"):
+            old.record_started(JOB, 2)
+            old.sync()
+        assert execute("SELECT last_started_at_ns FROM jobs") == [(1,)]
+    with pytest.raises(FencedError) if level is Durability.BUFFERED else nullcontext():
+        old.close()
 
 
 def test_who_comes_while_the_session_is_lost_takes_over(dsn: str, schema: str) -> None:
@@ -625,3 +642,9 @@ def test_closing_while_others_record(dsn: str, schema: str) -> None:
     with PostgresPersistence(dsn, schema=schema) as again:
         found = {str(job.id): job.last_started_at_ns for job in again.load_all()}
     assert found == {f"thread{thread}.job": count for thread, count in enumerate(acknowledged)}
+
+
+def test_lives_under_disturbances(own_server: PostgresServer) -> None:  # noqa: ARG001  # Skips where there is none.
+    tally = run(4.0, 1)
+    assert tally.failures == []
+    assert tally.points >= 5

@@ -51,6 +51,10 @@ _FULL: Final = "53100"
 _PASSING_CLASSES: Final = frozenset({"08", "40", "53", "57"})
 _PASSING: Final = frozenset({"25006", "25P03", "55P03", "55006"})
 
+# The driver tells its own logger of each connection that is lost. Here that is an error or a warning anyway, and an
+# application that has set up no logging is to hear nothing.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
+
 _NS_PER_S: Final = 1_000_000_000
 _FIRST_PAUSE_NS: Final = 10_000_000
 _LONGEST_PAUSE_NS: Final = 1_000_000_000
