@@ -84,8 +84,10 @@ def test_a_store_is_made_and_found_again(dsn: str, schema: str) -> None:
     with PostgresPersistence(dsn, schema=schema) as store:
         store.record_started(JOB, 1)
         assert schema in repr(store)
+        assert store.epoch == 1
     with PostgresPersistence(dsn, schema=schema, create=False) as store:
         assert [str(job.id) for job in store.load_all()] == [JOB]
+        assert store.epoch == 2
 
 
 def test_a_schema_with_other_things_is_refused(dsn: str, schema: str) -> None:
@@ -606,12 +608,13 @@ def test_a_signal_handler_may_record(dsn: str, schema: str, level: Durability) -
         store.record_started("a.b", 0)
         store.record_started(JOB, 0)
         before = signal.signal(signal.SIGALRM, record)
-        signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
         try:
             calls = 0
             deadline = time.monotonic() + DEADLINE_S
             while count < 20:
                 calls += 1
+                # Anew for each call: on a slow machine, handlers would interrupt each other without end.
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + calls % 50))
                 store.record_finished(JOB, calls, False)
                 assert time.monotonic() < deadline
         finally:

@@ -168,6 +168,11 @@ class PostgresPersistence(SchedulerPersistence):
             snapshot.close()
 
     @property
+    def epoch(self) -> int:
+        """The epoch of this writer: greater than those of all writers before, so that runs can be fenced by it."""
+        return self._store.writing().epoch
+
+    @property
     def closed(self) -> bool:
         """Whether the store was closed."""
         return self._store.closed
