@@ -1,7 +1,8 @@
 """Events per second in PostgreSQL: ``python -m bench.postgres``, against one ``INSERT ... ON CONFLICT`` per event.
 
-A server is started for it, with ``fsync`` on, in the directory for temporary files; ``WALSTORE_TEST_DSN`` names another
-one. All subjects record starts of jobs drawn from the same 10,000, which are there already.
+A server is started for it, with its settings as they come, in the directory for temporary files;
+``WALSTORE_TEST_DSN`` names another one. All subjects record starts of jobs drawn from the same 10,000, which are there
+already.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ def main() -> None:
             version = f"PostgreSQL {connection.info.server_version}"
         met = _run(dsn, version)
     else:
-        with running_server(fsync=True) as server:
+        with running_server(settings=()) as server:
             met = _run(server.dsn, server.version)
     sys.exit(0 if met else 1)
 

@@ -14,12 +14,15 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-__all__ = ["MissingError", "PostgresServer", "installed_programs", "running_server"]
+__all__ = ["QUICK", "MissingError", "PostgresServer", "installed_programs", "running_server"]
+
+QUICK: Final = ("fsync=off", "max_connections=60", "shared_buffers=16MB", "autovacuum=off")
+"""Settings of a server that keeps what it should for as long as the machine lives, in little memory."""
 
 _START_SECONDS: Final = 60.0
 _SYSTEM: Final = "/usr/lib/postgresql"
@@ -45,16 +48,15 @@ def installed_programs() -> list[Path]:
 class PostgresServer:
     """One server in a directory of its own, reached by a socket in it."""
 
-    def __init__(self, root: Path, programs: Path, *, fsync: bool) -> None:
-        """Found a database cluster. Without ``fsync`` it keeps what it should as long as the machine lives."""
+    def __init__(self, root: Path, programs: Path, settings: Sequence[str]) -> None:
+        """Found a database cluster. Each of ``settings`` is like ``fsync=off``."""
         self.root = root
         self._data = root / "data"
         self._user = _UNPRIVILEGED if os.geteuid() == 0 else None
         self._programs = self._reachable(programs)
         self._process: subprocess.Popen[bytes] | None = None
-        self._arguments = ["-c", f"unix_socket_directories={root}", "-c", "listen_addresses=", "-c", f"fsync={fsync}"]
-        # What many tests do at once, in little memory.
-        self._arguments += ["-c", "max_connections=60", "-c", "shared_buffers=16MB", "-c", "autovacuum=off"]
+        settings = [f"unix_socket_directories={root}", "listen_addresses=", *settings]
+        self._arguments = [word for setting in settings for word in ("-c", setting)]
         self._run("initdb", "-D", self._data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync")
 
     @property
@@ -146,7 +148,7 @@ class PostgresServer:
 
 
 @contextmanager
-def running_server(*, fsync: bool = False, programs: Path | None = None) -> Iterator[PostgresServer]:
+def running_server(*, settings: Sequence[str] = QUICK, programs: Path | None = None) -> Iterator[PostgresServer]:
     """Start a server of one's own, and remove it in the end. Raises ``MissingError`` where there is none to start."""
     if programs is None:
         known = installed_programs()
@@ -157,7 +159,7 @@ def running_server(*, fsync: bool = False, programs: Path | None = None) -> Iter
     root = Path(tempfile.mkdtemp(prefix="walstore-pg-"))
     try:
         root.chmod(0o755)
-        server = PostgresServer(root, programs, fsync=fsync)
+        server = PostgresServer(root, programs, settings)
         server.start()
         try:
             yield server

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,9 +58,8 @@ def test_memory_keeps_nothing() -> None:
     ],
 )
 def test_what_names_nothing_is_refused_in_one_line(url: str, what: str) -> None:
-    with pytest.raises(ValueError, match="write|nothing may follow") as raised:
+    with pytest.raises(ValueError, match=re.escape(what)) as raised:
         open_persistence(url)
-    assert what in str(raised.value)
     assert "\n" not in str(raised.value)
 
 

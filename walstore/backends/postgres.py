@@ -7,7 +7,6 @@ the next epoch, and the one before can't change anything any more.
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
@@ -18,7 +17,8 @@ from walstore.backends.postgres_connection import Target
 from walstore.backends.postgres_options import PostgresOptions
 from walstore.backends.postgres_schema import check_form
 from walstore.backends.postgres_session import Claim
-from walstore.backends.postgres_store import PostgresStore, close_forgotten
+from walstore.backends.postgres_store import PostgresStore
+from walstore.engine.watch import unwatch, watch
 from walstore.errors import FencedError, SchedulerPersistenceError, StorePoisonedError
 from walstore.fs.os_process import describe_process, random_bytes
 from walstore.model.events import CANCELLED, FINISHED, STARTED, Event, EventForm, Restored, Scheduled, form_of
@@ -95,7 +95,7 @@ class PostgresPersistence(SchedulerPersistence):
             self._store.open_for_reading()
         else:
             self._store.open_for_writing(create=create, takeover=takeover)
-        self._finalizer = weakref.finalize(self, close_forgotten, self._store)
+        self._finalizer = watch(self, self._store)
 
     # The contract.
 
@@ -188,7 +188,7 @@ class PostgresPersistence(SchedulerPersistence):
             self._store.close()
         finally:
             if self._store.closed:
-                self._finalizer.detach()
+                unwatch(self._store, self._finalizer)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
-import weakref
 
 from walstore.backends.postgres_connection import retrying
 from walstore.backends.postgres_options import PostgresOptions
@@ -19,10 +17,9 @@ from walstore.errors import (
     StoreClosedError,
     StorePoisonedError,
 )
-from walstore.fs.os_process import call_in_forked_child
 from walstore.model.records import SchedulerJobRecord
 
-__all__ = ["PostgresStore", "close_forgotten"]
+__all__ = ["PostgresStore"]
 
 
 class PostgresStore:
@@ -30,6 +27,8 @@ class PostgresStore:
 
     def __init__(self, claim: Claim, options: PostgresOptions, *, buffered: bool) -> None:
         self.claim = claim
+        self.directory = claim.target.name
+        """Where the store is, for messages."""
         self.writer: Writer | None = None
         self.reader = Reader(claim)
         self.closed = False
@@ -43,12 +42,10 @@ class PostgresStore:
         session = claim_store(self.claim, create=create, takeover=takeover)
         self.writer = Writer(self.claim, session, self._options)
         self.writer.start()
-        _open_stores.add(self)
 
     def open_for_reading(self) -> None:
         """Look whether there is a store that can be read."""
         self.reader.check()
-        _open_stores.add(self)
 
     def writing(self) -> Writer:
         """Return the writer. Raises where there is none."""
@@ -115,10 +112,13 @@ class PostgresStore:
 
     def _shut(self) -> None:
         self.closed = True
-        _open_stores.discard(self)
         self.reader.close()
         if self.writer is not None:
             self.writer.stop()
+
+    def is_running_here(self) -> bool:
+        """Whether the calling thread is the writer's own, in which the store can't be closed."""
+        return self.writer is not None and self.writer.is_running_here()
 
     def check_process(self) -> None:
         """Raise ``ForkedProcessError`` in a child that was forked."""
@@ -135,30 +135,3 @@ class PostgresStore:
         if self._pid != os.getpid():
             return ForkedProcessError(f"{self.claim.place} was opened before this process was forked: open it in here")
         return StoreClosedError(f"{self.claim.place} was closed: open it again")
-
-
-_open_stores: weakref.WeakSet[PostgresStore] = weakref.WeakSet()
-
-
-def close_forgotten(store: PostgresStore) -> None:
-    """Close a store whose owner is gone without closing it, or that is open when the interpreter exits."""
-    if store.closed:
-        return
-    if store.writer is not None and store.writer.is_running_here():
-        # The garbage collector runs in any thread, also in the one that closing has to wait for.
-        threading.Thread(target=close_forgotten, args=(store,), name="walstore-closer").start()
-        return
-    try:
-        store.close()
-    finally:
-        # Afterwards: where warnings are errors, this raises.
-        warnings.warn(f"{store.claim.place} was never closed", ResourceWarning, stacklevel=2, source=store)
-
-
-def _abandon_after_fork() -> None:
-    for store in list(_open_stores):
-        store.abandon_after_fork()
-        _open_stores.discard(store)
-
-
-call_in_forked_child(_abandon_after_fork)
