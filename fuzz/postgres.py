@@ -191,10 +191,10 @@ def run(seconds: float, seed: int) -> Tally:
     if _missing:
         tally.skipped = _missing
         return tally
-    deadline = Deadline(seconds)
     programs = installed_programs()
     try:
         with running_server(programs=random.Random(seed).choice(programs) if programs else None) as server:
+            deadline = Deadline(seconds)
             while not deadline.passed() and not tally.failures:
                 name = f"postgres {seed} {tally.runs}"
                 try:
@@ -202,9 +202,9 @@ def run(seconds: float, seed: int) -> Tally:
                 except Exception as error:  # noqa: BLE001  # Whatever comes out of a store here is a finding.
                     tally.failures.append(f"life {name!r}: {type(error).__name__}: {error}"[:600])
                 tally.runs += 1
+            tally.seconds = deadline.elapsed()
     except MissingError as missing:
         tally.skipped = str(missing)
-    tally.seconds = deadline.elapsed()
     return tally
 
 

@@ -13,6 +13,7 @@ psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed: pip i
 from walstore import Durability, SchedulerPersistence  # noqa: E402
 from walstore.backends.postgres import PostgresPersistence  # noqa: E402
 from walstore.testing.contract import PersistenceContract  # noqa: E402
+from walstore.testing.model import TABLE, WRONG, ManualClock  # noqa: E402
 
 TABLES = ("store", "jobs", "history")
 
@@ -47,6 +48,17 @@ class InPostgres(PersistenceContract):
 
 class TestProcess(InPostgres):
     durability = Durability.PROCESS
+
+    # Opening takes a connection, and founding takes tables: here there are fewer of both.
+
+    @pytest.mark.parametrize("steps", ["straight"])
+    @pytest.mark.parametrize("row", TABLE)
+    def test_table(self, path: Path, clock: ManualClock, row: str, steps: str) -> None:
+        super().test_table(path, clock, row, steps)
+
+    def test_wrong_arguments(self, store: SchedulerPersistence, clock: ManualClock) -> None:  # type: ignore[override]
+        for wrong in WRONG:
+            super().test_wrong_arguments(store, clock, wrong)
 
 
 class AtAnotherLevel(InPostgres):

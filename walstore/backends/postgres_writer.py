@@ -132,13 +132,14 @@ class Writer:
 
     def finish(self) -> None:
         """Return when all is on the server's device. To be called after ``refuse``. Raises what keeps it from that."""
+        if self._failure is None:
+            # A batch on its way is counted nowhere, so first wait until none is. That takes no server if none is left.
+            self._enter(_Ticket((), durable=False))
         failure = self._failure
         if failure is not None and (self.unsaved_events or isinstance(failure, StorePoisonedError)):
             raise _again(failure)
-        if self.unsaved_events:
-            ticket = _Ticket((), durable=True)
-            self._entries.append(ticket)
-            self._wait_for(ticket)
+        if failure is None and self.unsaved_events:
+            self._enter(_Ticket((), durable=True))
 
     def stop(self) -> None:
         """End the thread and the session. What is not written by then is lost."""
@@ -149,6 +150,10 @@ class Writer:
     def is_running_here(self) -> bool:
         """Whether the calling thread is the writer's own."""
         return self._thread is threading.current_thread()
+
+    def _enter(self, ticket: _Ticket) -> None:
+        self._entries.append(ticket)
+        self._wait_for(ticket)
 
     def _wait_for(self, ticket: _Ticket) -> None:
         self._wakes.put(True)
@@ -218,7 +223,8 @@ class Writer:
         return forms, tickets, any(ticket.durable for ticket in tickets)
 
     def _write(self, forms: list[EventForm], *, durable: bool) -> None:
-        if forms or durable:
+        is_behind = bool(self._kept) and self._kept[-1].number > self.applied
+        if forms or (durable and not is_behind):
             self._number += 1
             if not self._kept:
                 self._postpone_sync()
