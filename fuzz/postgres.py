@@ -33,6 +33,8 @@ __all__ = ["run"]
 
 _ROUNDS: Final = 10
 """Disturbances in the life of a store."""
+_RACES: Final = 4
+"""Races for its place afterwards."""
 
 
 class _Worker:
@@ -104,6 +106,9 @@ class _Life:
         for worker in self._workers:
             worker.check(found, 0, 0)
         self._check_history(found)
+        for _ in range(_RACES):
+            self._race()
+            self._tally.points += 1
 
     def _open(self, *, takeover: bool = False, direct: bool = False) -> PostgresPersistence:
         dsn = self._server.dsn if direct else self._proxy.dsn
@@ -172,6 +177,22 @@ class _Life:
             worker.check(found, lost_max, 1)
         new.close()
         return self._open()
+
+    def _race(self) -> None:
+        """Let two come at once where nobody is."""
+        start = threading.Barrier(2)
+
+        def enter(_: int) -> PostgresPersistence | None:
+            start.wait()
+            with suppress(StoreLockedError):
+                return self._open(direct=True)
+            return None
+
+        with ThreadPoolExecutor(2) as pool:
+            winners = [store for store in pool.map(enter, range(2)) if store is not None]
+        for winner in winners:
+            winner.close()
+        assert len(winners) == 1, f"{len(winners)} of two that came at once got the place"
 
     def _check_history(self, found: dict[str, int]) -> None:
         with psycopg.connect(self._server.dsn, autocommit=True) as connection:
