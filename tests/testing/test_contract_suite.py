@@ -71,7 +71,7 @@ class FilePersistence(SchedulerPersistence):
 class InFile(PersistenceContract):
     kind = FilePersistence
     jobs_many = 50
-    examples = 10
+    examples = 5
 
     def open(self, path, clock):
         return self.kind(path, clock)
