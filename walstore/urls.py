@@ -27,7 +27,7 @@ class _Opener(Protocol):
 _BACKENDS: Final = {
     "postgresql": ("walstore.backends.postgres", "PostgresPersistence", "postgres"),
     "postgres": ("walstore.backends.postgres", "PostgresPersistence", "postgres"),
-    "unidb": ("walstore.backends.system_label", "open_unidb", "unidb"),
+    "unidb": ("walstore.backends.system_label_unidb", "open_unidb", "unidb"),
 }
 """For each scheme of a backend: its module, what opens it there, and the extra that it needs."""
 _KNOWN: Final = "wal:PATH, memory:, postgresql://HOST/DATABASE or unidb:PATH"
