@@ -79,6 +79,10 @@ lint: $(LINT)/.stamp ## ruff and mypy
 test-wheel: install-wheel ## test the built wheel, on one Python
 	@cd $(RUN) && $(PYTEST) $(PYTEST_ARGS) $(CURDIR)/tests
 
+.PHONY: test-unidb
+test-unidb: install-wheel ## the whole contract on the package uni-db (`make test` runs a slice of it)
+	@cd $(RUN) && WALSTORE_UNIDB_TESTS=all $(PYTEST) -s $(PYTEST_ARGS) $(CURDIR)/tests/backends/test_system_label_unidb.py
+
 .PHONY: test-pythons
 test-pythons: check ## test the wheel on every Python 3.11 to 3.13 of this machine (SKIP=3.11 leaves one out)
 	@seen=' $(SKIP) '; \
@@ -148,6 +152,9 @@ $(TEST)/.stamp: pyproject.toml | check
 	@$(call venv,$(TEST))
 	@$(TEST)/bin/python -c '$(REQUIREMENTS)' cli postgres servers test > $(TEST)/requirements.txt
 	@$(call pip,$(TEST),install -r $(TEST)/requirements.txt)
+	@$(TEST)/bin/python -c '$(REQUIREMENTS)' unidb > $(TEST)/unidb.txt
+	@{ $(call pip,$(TEST),install -r $(TEST)/unidb.txt); } 2>/dev/null || \
+		echo 'uni-db can not be installed here: the tests on it are skipped.' >&2
 	@touch $@
 
 $(FUZZ)/.stamp: pyproject.toml | check
