@@ -1,4 +1,4 @@
-"""A database of rows of one label that understands three statements, word for word, and no other.
+"""A database of rows of one label that understands five statements, word for word, and no other.
 
 What it does to the rows was seen in uni-db: a property that is set to null is gone, ``MERGE`` takes every row that
 matches, rows come in any order, and a statement that fails has changed nothing. ``on_unidb.py`` holds the real one to
@@ -15,13 +15,14 @@ READ_ALL = (
     "j.consecutive_failures AS consecutive_failures, j.schedule AS schedule"
 )
 READ_SOME = READ_ALL.replace(" RETURN", " WHERE j.qname IN $qnames RETURN")
-WRITE = (
+MERGE = (
     "UNWIND $rows AS row MERGE (j:_BackgroundJob {qname: row.qname}) SET j.status = row.status, "
     "j.next_fire_at_ns = row.next_fire_at_ns, j.last_started_at_ns = row.last_started_at_ns, "
     "j.last_finished_at_ns = row.last_finished_at_ns, j.consecutive_failures = row.consecutive_failures, "
-    "j.schedule = row.schedule "
-    "WITH count(*) AS kept UNWIND $gone AS qname MATCH (j:_BackgroundJob {qname: qname}) DETACH DELETE j"
+    "j.schedule = row.schedule"
 )
+DELETE = "UNWIND $gone AS qname MATCH (j:_BackgroundJob {qname: qname}) DETACH DELETE j"
+MERGE_AND_DELETE = f"{MERGE} WITH count(*) AS merged {DELETE}"
 COLUMNS = [column.partition(" AS ")[2] for column in READ_ALL.partition("RETURN ")[2].split(", ")]
 
 Properties = dict[str, object]
@@ -36,18 +37,18 @@ class LabelInMemory:
 
     def execute(self, cypher: str, parameters: Mapping[str, object]) -> list[Properties]:
         self.statements.append(cypher)
-        rows, qnames, gone = (parameters.get(name, []) for name in ("rows", "qnames", "gone"))
-        assert isinstance(rows, list)
-        assert isinstance(qnames, list)
-        assert isinstance(gone, list)
+        given = {name: value for name, value in parameters.items() if isinstance(value, list)}
         if cypher == READ_ALL:
             return [{column: row.get(column) for column in COLUMNS} for row in reversed(self.rows)]
         if cypher == READ_SOME:
-            return [{column: row.get(column) for column in COLUMNS} for row in self.rows if row["qname"] in qnames]
-        assert cypher == WRITE, f"a statement that nobody has tried on uni-db: {cypher}"
-        for row in rows:
-            self.merge(row)
-        self.rows = [row for row in self.rows if row["qname"] not in gone]
+            found = [row for row in self.rows if row["qname"] in given["qnames"]]
+            return [{column: row.get(column) for column in COLUMNS} for row in found]
+        assert cypher in {MERGE, DELETE, MERGE_AND_DELETE}, f"a statement that nobody has tried on uni-db: {cypher}"
+        if cypher != DELETE:
+            for row in given["rows"]:
+                self.merge(row)
+        if cypher != MERGE:
+            self.rows = [row for row in self.rows if row["qname"] not in given["gone"]]
         return []
 
     def merge(self, properties: Properties) -> None:

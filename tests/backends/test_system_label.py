@@ -11,7 +11,7 @@ import pytest
 
 pytest.register_assert_rewrite("walstore.testing.contract")
 
-from tests.backends.label_in_memory import READ_SOME, WRITE, LabelInMemory, Properties  # noqa: E402
+from tests.backends.label_in_memory import DELETE, MERGE, MERGE_AND_DELETE, READ_SOME, LabelInMemory, Properties  # noqa: E402
 from walstore import (  # noqa: E402
     Cancelled,
     Cron,
@@ -187,13 +187,23 @@ def test_a_batch_is_one_statement(label: LabelInMemory, store: SystemLabelPersis
     store.record_many(
         [Restored(restored), Started("a.new", 2), Cancelled("a.gone"), Finished("a.kept", 2, True), Cancelled("a.new")]
     )
-    assert label.statements == [READ_SOME, WRITE]
+    assert label.statements == [READ_SOME, MERGE_AND_DELETE]
     assert [row["qname"] for row in label.rows] == ["a.kept"]
+
+
+def test_an_event_reads_and_writes_one_row_and_a_cancel_only_deletes(
+    label: LabelInMemory, store: SystemLabelPersistence
+) -> None:
+    store.record_started(JOB, 1)
+    assert label.statements == [READ_SOME, MERGE]
+    label.statements.clear()
+    store.cancel(JOB)
+    assert label.statements == [DELETE]
 
 
 def test_nothing_is_written_for_a_run_of_an_unknown_job(label: LabelInMemory, store: SystemLabelPersistence) -> None:
     store.record_finished("a.b", 1, True)
-    assert WRITE not in label.statements
+    assert label.statements == [READ_SOME]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +238,7 @@ def test_a_write_that_fails_can_be_repeated(label: LabelInMemory) -> None:
     failing = True
 
     def execute(cypher: str, parameters: Mapping[str, object]) -> list[Properties]:
-        if failing and cypher == WRITE:
+        if failing and cypher == MERGE:
             raise TimeoutError
         return label.execute(cypher, parameters)
 

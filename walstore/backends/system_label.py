@@ -33,7 +33,16 @@ from walstore.model.reducer import fold, settled
 from walstore.model.schedule import Schedule
 from walstore.persistence import SchedulerPersistence
 
-__all__ = ["READ_ALL", "READ_SOME", "WRITE", "ExecuteInnerQuery", "SystemLabelPersistence"]
+__all__ = [
+    "DELETE",
+    "MERGE",
+    "MERGE_AND_DELETE",
+    "READ_ALL",
+    "READ_SOME",
+    "WRITES",
+    "ExecuteInnerQuery",
+    "SystemLabelPersistence",
+]
 
 ExecuteInnerQuery = Callable[[str, Mapping[str, object]], Iterable[Mapping[str, object]]]
 """Runs one statement of Cypher with its parameters, writing ones included, and returns the rows of its result.
@@ -47,15 +56,17 @@ READ_ALL: Final = f"MATCH (j:{LABEL}) RETURN {_COLUMNS}"
 """Reads every row, in any order."""
 READ_SOME: Final = f"MATCH (j:{LABEL}) WHERE j.qname IN $qnames RETURN {_COLUMNS}"
 """Reads the rows of the jobs ``$qnames``."""
-WRITE: Final = (
+MERGE: Final = (
     f"UNWIND $rows AS row MERGE (j:{LABEL} {{qname: row.qname}}) "
-    f"SET {', '.join(f'j.{name} = row.{name}' for name in PROPERTIES)} "
-    f"WITH count(*) AS kept UNWIND $gone AS qname MATCH (j:{LABEL} {{qname: qname}}) DETACH DELETE j"
+    f"SET {', '.join(f'j.{name} = row.{name}' for name in PROPERTIES)}"
 )
-"""Writes ``$rows`` and deletes the rows of the jobs ``$gone``: a batch is one statement, so that it is whole or absent.
-
-Counting gives one row also where ``$rows`` is empty, so that what comes after it is done all the same.
-"""
+"""Writes ``$rows``."""
+DELETE: Final = f"UNWIND $gone AS qname MATCH (j:{LABEL} {{qname: qname}}) DETACH DELETE j"
+"""Deletes the rows of the jobs ``$gone``."""
+MERGE_AND_DELETE: Final = f"{MERGE} WITH count(*) AS merged {DELETE}"
+"""Does both, so that a batch is one statement. Counting makes one row of however many there were."""
+WRITES: Final = frozenset({MERGE, DELETE, MERGE_AND_DELETE})
+"""The statements that write."""
 
 _RESTORE_BATCH = 512
 
@@ -187,8 +198,12 @@ class SystemLabelPersistence(SchedulerPersistence):
         fold(states, forms)
         rows = [row_of_state(job, settled(states[job])) for job in first if job in states]
         gone = sorted({form[1] for form in forms if form[0] == CANCELLED} - states.keys())
-        if rows or gone:
-            self._run(WRITE, {"rows": rows, "gone": gone})
+        if rows and gone:
+            self._run(MERGE_AND_DELETE, {"rows": rows, "gone": gone})
+        elif rows:
+            self._run(MERGE, {"rows": rows})
+        elif gone:
+            self._run(DELETE, {"gone": gone})
 
     def _states_of(self, jobs: list[str]) -> dict[str, JobState]:
         if not jobs:

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
-from walstore.backends.system_label import WRITE, ExecuteInnerQuery, SystemLabelPersistence
+from walstore.backends.system_label import WRITES, ExecuteInnerQuery, SystemLabelPersistence
 from walstore.engine.opening import describe_holder, sign_lock
 from walstore.errors import (
     ForkedProcessError,
@@ -152,7 +152,7 @@ def inner_query(database: Database) -> ExecuteInnerQuery:
         if os.getpid() != process:
             raise ForkedProcessError("the database was opened before a fork, and this is the child: open it here")
         given = dict(parameters)
-        if cypher != WRITE:
+        if cypher not in WRITES:
             return (row.to_dict() for row in session.query(cypher, given))
         return package.transact_with_retry(session, lambda tx: [row.to_dict() for row in tx.query(cypher, given)])
 
@@ -207,7 +207,7 @@ def _asked(package: _UniDb, directory: str, ask: Callable[[], T]) -> T:
 
 def _reading_only(execute: ExecuteInnerQuery, directory: str) -> ExecuteInnerQuery:
     def refuse_to_write(cypher: str, parameters: Mapping[str, object]) -> Iterable[Mapping[str, object]]:
-        if cypher == WRITE:
+        if cypher in WRITES:
             raise StoreClosedError(f"{directory} was opened read-only: open it without read_only to do this")
         return execute(cypher, parameters)
 
