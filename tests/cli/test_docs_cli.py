@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from walstore.cli import build_parser, main
+from walstore.cli.import_ import KINDS
 from walstore.cli.outcome import MEANINGS
 
 DOCS = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
@@ -85,6 +86,29 @@ def test_every_json_key_of_salvage_is_documented(store: Path, capsys: Capture) -
     assert [key for key in sorted(found) if f"`{key}`" not in SECTIONS["salvage"]] == []
 
 
+def test_every_json_key_of_copy_and_import_is_documented(
+    store: Path, background_jobs: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    for command, arguments in (
+        ("copy", [store, tmp_path / "a"]),
+        ("import", ["unidb", background_jobs, tmp_path / "b"]),
+    ):
+        assert main([command, "--json", *map(str, arguments)]) == 0
+        found = set(keys(json.loads(capsys.readouterr().out))) - {"Pending", "Running", "Idle", "FailedRetrying"}
+        assert [key for key in sorted(found) if f"`{key}`" not in SECTIONS[command]] == []
+
+
+def test_every_kind_of_import_is_documented() -> None:
+    assert re.findall(r"^\| `([a-z]+)` \|", SECTIONS["import"], re.MULTILINE) == list(KINDS)
+
+
+@pytest.fixture
+def background_jobs(tmp_path: Path) -> Path:
+    """A file of uni-db."""
+    data = Path(__file__).parents[1] / "backends" / "data" / "background_jobs.json"
+    return Path(shutil.copy(data, tmp_path / "background_jobs.json"))
+
+
 @pytest.fixture
 def damaged(store: Path, flip: Callable[[Path, int], None]) -> None:
     """A copy of the store, in which an event is damaged."""
@@ -103,7 +127,7 @@ def comparable(text: str, command: str) -> str:
     return re.sub(r"-+", "-", re.sub(r"^ +", "", re.sub(r" +", " ", text), flags=re.MULTILINE))
 
 
-@pytest.mark.usefixtures("damaged")
+@pytest.mark.usefixtures("background_jobs", "damaged")
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.partition("\n")[0])
 def test_every_example_prints_what_the_docs_say(example: str, tmp_path: Path, capsys: Capture) -> None:
     status = None

@@ -16,7 +16,7 @@ from walstore.model.names import QName
 from walstore.model.records import JobState, SchedulerJobRecord, SchedulerJobStatus, record_of
 from walstore.model.schedule import Cron, Manual, Once, Periodic, Schedule, schedule_of
 
-__all__ = ["LABEL", "PROPERTIES", "record_of_row", "row_of_state", "schedule_of_unidb"]
+__all__ = ["LABEL", "PROPERTIES", "instant_of_unidb", "record_of_row", "row_of_state", "schedule_of_unidb"]
 
 LABEL = "_BackgroundJob"
 """The label under which uni-db lists its background jobs."""
@@ -82,11 +82,21 @@ def schedule_of_unidb(value: object) -> Schedule:
             return Manual()
         case {"Periodic": {"secs": secs, "nanos": nanos}}:
             return Periodic(every_ns=_nanoseconds(secs, nanos))
-        case {"Once": {"secs_since_epoch": secs, "nanos_since_epoch": nanos}}:
-            return Once(at_ns=_nanoseconds(secs, nanos))
+        case {"Once": {} as instant}:
+            return Once(at_ns=instant_of_unidb(instant))
         case {"Cron": str(expression)}:
             return schedule_of((Cron.KIND, expression))
     raise ValueError(f"not a schedule of uni-db: {short(value)}")
+
+
+def instant_of_unidb(value: object) -> int | None:
+    """Return the instant that uni-db's JSON names, in nanoseconds since 1970; raises as ``schedule_of_unidb``."""
+    match value:
+        case None:
+            return None
+        case {"secs_since_epoch": secs, "nanos_since_epoch": nanos}:
+            return _nanoseconds(secs, nanos)
+    raise ValueError(f"not an instant of uni-db: {short(value)}")
 
 
 def _schedule_text(schedule: Schedule) -> str:
@@ -106,6 +116,8 @@ def _schedule_text(schedule: Schedule) -> str:
 
 
 def _nanoseconds(secs: object, nanos: object) -> int:
+    if not 0 <= _integer(nanos) < _SECOND_NS:
+        raise ValueError(f"not the nanoseconds of a second: {nanos}")
     return _integer(secs) * _SECOND_NS + _integer(nanos)
 
 

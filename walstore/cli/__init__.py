@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 from walstore import __version__
@@ -27,9 +28,13 @@ _COMMANDS = {
     "dump": "print events or records as JSON lines; changes nothing",
     "checkpoint": "recover a store that nobody has open, and compact its log into a snapshot",
     "salvage": "make a new store of what still verifies in a damaged one, and name the rest; changes nothing in SRC",
+    "copy": "copy every job of a persistence into another one, and compare them; changes nothing in SRC",
+    "import": "make a new store of what another scheduler has stored; changes nothing in SOURCE",
 }
-_WITH_ARGUMENTS = {"demo", "dump"}
+_WITH_ARGUMENTS = {"copy", "demo", "dump", "import"}
 """Commands whose modules add arguments of their own."""
+_WITHOUT_PATH = {"copy", "demo", "import"}
+"""Commands that take no path of a store first."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,7 +86,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
         described = summary[0].upper() + summary[1:] + "."
         subparser = commands.add_parser(name, help=summary, description=described, allow_abbrev=False)
         subparser.set_defaults(parser=subparser)
-        if name != "demo":
+        if name not in _WITHOUT_PATH:
             metavar = "SRC" if name == "salvage" else "PATH"
             subparser.add_argument("path", type=_path, metavar=metavar, help="the directory of the store")
         if name == "salvage":
@@ -90,7 +95,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
         if name != "dump":
             subparser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
         if name == command and name in _WITH_ARGUMENTS:
-            import_module(f"walstore.cli.{name}").add_arguments(subparser)
+            _module(name).add_arguments(subparser)
     return parser
 
 
@@ -114,7 +119,7 @@ def _run(arguments: list[str], out: Output) -> int:
         if unknown:
             # Left to itself, argparse would show the usage of walstore, where that of the command tells what it takes.
             args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-        status: int = import_module(f"walstore.cli.{args.command}").run(args, out)
+        status: int = _module(args.command).run(args, out)
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else Exit.USAGE
     except UsageError as error:
@@ -136,6 +141,11 @@ def _refuse(error: UsageError | SchedulerPersistenceError, status: Exit, out: Ou
     else:
         out.error(str(error))
     return status
+
+
+def _module(command: str) -> ModuleType:
+    # The one command whose name is a word of Python.
+    return import_module(f"walstore.cli.{'import_' if command == 'import' else command}")
 
 
 def _path(text: str) -> str:

@@ -25,7 +25,7 @@ class Exit(IntEnum):
 
 MEANINGS = {
     Exit.OK: "all is well",
-    Exit.DAMAGE: "damage: bytes of the store do not verify or can't be read; or the demo found a difference",
+    Exit.DAMAGE: "damage: bytes of the store do not verify or can't be read; or the demo or a copy found a difference",
     Exit.USAGE: "the command line is wrong",
     Exit.REFUSED: (
         "no store there, or it can't be used: locked, of a newer format, of other records, no permission, disk full"

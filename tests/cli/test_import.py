@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from walstore import WalPersistence
+from walstore.cli import main
+from walstore.cli.import_ import KINDS
+
+Capture = pytest.CaptureFixture[str]
+
+REAL = Path(__file__).parents[1] / "backends" / "data" / "background_jobs.json"
+
+
+def names_at(path: Path) -> set[str]:
+    with WalPersistence(path, create=False, read_only=True) as store:
+        return {str(job.id) for job in store.iter_jobs()}
+
+
+def one_line(capsys: Capture) -> str:
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("walstore: ")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize("there", ["nothing", "an empty directory"])
+def test_the_jobs_of_uni_db(there: str, tmp_path: Path, capsys: Capture) -> None:
+    target = tmp_path / "jobs"
+    if there == "an empty directory":
+        target.mkdir()
+    assert main(["import", "unidb", str(REAL), str(target)]) == 0
+    assert "12 jobs" in capsys.readouterr().out
+    assert names_at(target) == {job["qname"] for job in json.loads(REAL.read_text("utf-8"))}
+    assert list(tmp_path.iterdir()) == [target]
+    assert main(["verify", str(target)]) == 0
+
+
+def test_the_document(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["import", "--json", "unidb", str(REAL), str(tmp_path / "jobs")]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "ok": True,
+        "kind": "unidb",
+        "source": str(REAL),
+        "target": str(tmp_path / "jobs"),
+        "imported": 12,
+    }
+
+
+def test_a_file_that_is_wrong_somewhere_imports_nothing(tmp_path: Path, capsys: Capture) -> None:
+    jobs = json.loads(REAL.read_text("utf-8"))
+    jobs[-1]["status"] = "Sleeping"
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    assert main(["import", "unidb", str(tmp_path / "jobs.json"), str(tmp_path / "jobs")]) == 3
+    assert "custom.reindex" in one_line(capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["jobs.json"]
+
+
+def test_a_target_that_is_there_stays_what_it_is(store: Path, tmp_path: Path, capsys: Capture) -> None:
+    before = names_at(store)
+    (tmp_path / "notes.txt").write_text("hello")
+    for target in (store, tmp_path, tmp_path / "notes.txt"):
+        assert main(["import", "unidb", str(REAL), str(target)]) == 3
+        assert "is there already" in one_line(capsys)
+    assert names_at(store) == before
+    assert (tmp_path / "notes.txt").read_text() == "hello"
+
+
+def test_a_target_whose_directory_is_not_there(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["import", "unidb", str(REAL), str(tmp_path / "not" / "there")]) == 3
+    assert "No such file or directory" in one_line(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_an_import_that_is_ended_in_the_middle_leaves_no_store(
+    ending: signal.Signals, tmp_path: Path, command: list[str], process_environment: dict[str, str]
+) -> None:
+    source, target = tmp_path / "jobs.json", tmp_path / "jobs"
+    os.mkfifo(source)
+    with subprocess.Popen([*command, "import", "unidb", source, target], env=process_environment) as child:
+        # Opening returns when the other side has opened it, and then it waits for what never comes.
+        writer = os.open(source, os.O_WRONLY)
+        child.send_signal(ending)
+        assert child.wait(60) == (130 if ending == signal.SIGINT else -signal.SIGKILL)
+        os.close(writer)
+    assert not target.exists()
+    source.unlink()
+    leftovers = [path.name for path in tmp_path.iterdir()]
+    if ending == signal.SIGINT:
+        assert leftovers == []
+    assert all(name.startswith(".jobs.importing-") for name in leftovers)
+    assert main(["import", "unidb", str(REAL), str(target)]) == 0
+
+
+@pytest.mark.parametrize("kind", ["celery", "apscheduler"])
+def test_what_is_not_installed_is_named(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    # None in this place makes the import fail.
+    monkeypatch.setitem(sys.modules, kind, None)
+    assert main(["import", kind, str(REAL), str(tmp_path / "jobs")]) == 3
+    assert f"pip install 'walstore[{kind}]'" in one_line(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_its_function(kind: str) -> None:
+    importer = KINDS[kind]
+    if importer.package is not None and find_spec(importer.package) is None:
+        pytest.skip(f"{importer.package} is not installed")
+    assert callable(getattr(import_module(importer.module), importer.function))
+
+
+def test_a_kind_that_is_not_known_is_a_wrong_command_line(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["import", "cron", str(REAL), str(tmp_path / "jobs")]) == 2
+    assert "invalid choice: 'cron'" in capsys.readouterr().err
+
+
+def test_a_source_that_is_not_there(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["import", "unidb", str(tmp_path / "none.json"), str(tmp_path / "jobs")]) == 3
+    assert "there is no file" in one_line(capsys)
+    assert list(tmp_path.iterdir()) == []
