@@ -25,10 +25,12 @@ from walstore import (  # noqa: E402
     SchedulerJobStatus,
     SchedulerPersistence,
     Started,
+    WalPersistence,
     open_persistence,
 )
 from walstore.backends.system_label import SystemLabelPersistence  # noqa: E402
 from walstore.backends.system_label_unidb import inner_query, open_unidb  # noqa: E402
+from walstore.cli import main  # noqa: E402
 from walstore.errors import StorageError, StoreClosedError, StoreLockedError, StoreNotFoundError  # noqa: E402
 from walstore.testing.contract import PersistenceContract  # noqa: E402
 
@@ -163,15 +165,54 @@ def test_what_was_recorded_survives_the_death_of_the_process(path: Path) -> None
     assert acknowledged <= last <= acknowledged + 1
 
 
-def test_syncing_is_asked_of_the_operating_system(path: Path) -> None:
+def test_syncing_and_flushing(path: Path) -> None:
     with open_unidb(str(path)) as store:
         store.record_started(JOB, 1)
         store.sync()
         store.flush_checkpoint()
-        path.rename(path.with_name("elsewhere"))
-        with pytest.raises(StorageError):
-            store.sync()
-        path.with_name("elsewhere").rename(path)
+    with open_unidb(str(path), create=False) as again:
+        assert len(again.load_all()) == 1
+
+
+def test_copies_from_and_to_a_store(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [
+        SchedulerJobRecord(
+            QName("größe", f"n{number:04}"), SchedulerJobStatus.RUNNING, None, number, 2**63 - 1, number, schedule
+        )
+        for number, schedule in enumerate([Manual(), Once(at_ns=5), Periodic(every_ns=2**62), Cron("@yearly")] * 150)
+    ]
+    with WalPersistence(tmp_path / "jobs") as store:
+        store.restore(jobs)
+    for places in ((tmp_path / "jobs", f"unidb:{path}"), (f"unidb:{path}", tmp_path / "back")):
+        assert main(["copy", *map(str, places)]) == 0
+        assert capsys.readouterr().err == ""
+    with WalPersistence(tmp_path / "back", create=False) as back:
+        assert list(back.iter_jobs()) == jobs
+
+
+def test_the_jobs_that_uni_db_keeps_are_imported(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = uni_db.Uni.open(str(path))
+    schedule(database, "custom.reindex", "manual", "")
+    schedule(database, "ai.geo.tile", "periodic", "3600")
+    schedule(database, "ai.geo.report", "cron", "0 15 9 * * Mon,Wed *")
+    until(lambda: "custom.reindex" in listed(database))
+    database.shutdown()
+    assert main(["import", "unidb", str(path), str(tmp_path / "jobs")]) == 0
+    assert "3 jobs" in capsys.readouterr().out
+    with WalPersistence(tmp_path / "jobs", create=False) as store:
+        found = {str(job.id): job for job in store.load_all()}
+    assert {name: job.schedule for name, job in found.items()} == {
+        "custom.reindex": Manual(),
+        "ai.geo.tile": Periodic(every_ns=3_600_000_000_000),
+        "ai.geo.report": Cron("0 15 9 * * Mon,Wed *"),
+    }
+    now_ns = time.time_ns()
+    next_fire_at_ns = found["ai.geo.report"].next_fire_at_ns
+    assert next_fire_at_ns == found["ai.geo.report"].schedule.next_after(now_ns)
+    tile_ns = found["ai.geo.tile"].next_fire_at_ns or 0
+    assert now_ns < tile_ns < now_ns + 3_600_000_000_000
 
 
 def test_a_second_persistence_is_refused_and_a_reader_is_not(path: Path) -> None:

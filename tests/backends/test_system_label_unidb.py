@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from walstore import SchedulerPersistenceError
+from walstore.backends.system_label_unidb import open_unidb, sync_file_system
+from walstore.errors import StorageError
+
 TESTS = Path(__file__).with_name("on_unidb.py")
 
 # What glibc 2.38 calls the functions that C23 has changed (they read "0b101" as well, which nobody writes there).
@@ -72,3 +76,16 @@ def test_on_the_real_package(environment: dict[str, str], tmp_path: Path, pytest
     )
     sys.stdout.write(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_sync_that_fails_is_an_error(tmp_path: Path) -> None:
+    sync_file_system(str(tmp_path))
+    with pytest.raises(StorageError, match=r"syncing the file system of .*/none"):
+        sync_file_system(str(tmp_path / "none"))
+
+
+def test_what_is_not_of_this_machine_is_refused() -> None:
+    with pytest.raises(SchedulerPersistenceError, match="no directory of this machine"):
+        open_unidb("s3://bucket/graph")
+    with pytest.raises(TypeError, match="durability"):
+        open_unidb("graph", durability="power")  # type: ignore[arg-type]

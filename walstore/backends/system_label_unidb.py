@@ -26,7 +26,7 @@ from walstore.fs.api import FileSystem, Lock
 from walstore.options import Durability
 from walstore.wal import os_environment
 
-__all__ = ["Database", "inner_query", "open_unidb"]
+__all__ = ["Database", "inner_query", "open_unidb", "sync_file_system"]
 
 T = TypeVar("T")
 
@@ -130,11 +130,13 @@ def open_unidb(
     def close() -> None:
         try:
             _asked(package, directory, database.shutdown)
+            # It has moved rows out of its log.
+            sync_file_system(directory)
         finally:
             lock.release()
 
     return SystemLabelPersistence(
-        inner_query(database), clock=clock, sync=lambda: _sync_file_system(directory), close=close
+        inner_query(database), clock=clock, sync=lambda: sync_file_system(directory), close=close
     )
 
 
@@ -235,8 +237,11 @@ def _locked(directory: str) -> Lock:
     return lock
 
 
-def _sync_file_system(directory: str) -> None:
-    """Return when all files of the file system are on the device: those among them that uni-db does not sync."""
+def sync_file_system(directory: str) -> None:
+    """Return when all files of the file system of ``directory`` are on the device: also those that uni-db never syncs.
+
+    Raises ``StorageError``.
+    """
     with storage_errors(f"syncing the file system of {directory}"):
         descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
         try:
