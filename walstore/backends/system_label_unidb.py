@@ -245,7 +245,11 @@ def sync_file_system(directory: str) -> None:
     with storage_errors(f"syncing the file system of {directory}"):
         descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+            syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+            if syncfs is None:
+                # Not Linux. This syncs all file systems, and tells of no error.
+                os.sync()
+            elif syncfs(descriptor):
                 number = ctypes.get_errno()
                 raise OSError(number, os.strerror(number), directory)
         finally:
