@@ -38,7 +38,14 @@ JOB = "ai.geo.tile"
 LISTED = "MATCH (j:_BackgroundJob) RETURN j"
 
 
+EVERYTHING = os.environ.get("WALSTORE_UNIDB_TESTS") == "all"
+
+
 class TestUniDb(PersistenceContract):
+    # An event takes ten times as long when there are a thousand jobs.
+    examples = 25 if EVERYTHING else 2
+    jobs_many = 5_000 if EVERYTHING else 500
+
     def open(self, path: Path, clock: Callable[[], int]) -> SchedulerPersistence:
         return open_unidb(str(path), clock=clock)
 

@@ -37,6 +37,7 @@ JOB = "ai.geo.tile"
 
 
 class TestInMemory(PersistenceContract):
+    jobs_many = 2_000
     labels: dict[Path, LabelInMemory]
 
     def open(self, path: Path, clock: Callable[[], int]) -> SchedulerPersistence:
