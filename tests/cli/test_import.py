@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import shelve
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
+from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -102,23 +106,71 @@ def test_an_import_that_is_ended_in_the_middle_leaves_no_store(
     assert main(["import", "unidb", str(REAL), str(target)]) == 0
 
 
-@pytest.mark.parametrize("kind", ["celery", "apscheduler"])
-def test_what_is_not_installed_is_named(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
+def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     # None in this place makes the import fail.
-    monkeypatch.setitem(sys.modules, kind, None)
-    assert main(["import", kind, str(REAL), str(tmp_path / "jobs")]) == 3
-    assert f"pip install 'walstore[{kind}]'" in one_line(capsys)
+    monkeypatch.setitem(sys.modules, "celery", None)
+    assert main(["import", "celery", str(REAL), str(tmp_path / "jobs")]) == 3
+    assert "pip install 'walstore[celery]'" in one_line(capsys)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_has_its_function(kind: str) -> None:
     importer = KINDS[kind]
-    if importer.package is not None and find_spec(importer.package) is None:
-        pytest.skip(f"{importer.package} is not installed")
+    if importer.package is not None:
+        pytest.importorskip(importer.package)
     assert callable(getattr(import_module(importer.module), importer.function))
+
+
+@pytest.fixture
+def sqlite_file(tmp_path: Path) -> Path:
+    """A file as APScheduler's SQLAlchemyJobStore writes it, with two jobs."""
+    with closing(sqlite3.connect(tmp_path / "jobs.sqlite")) as database, database:
+        database.execute("CREATE TABLE own_jobs (id VARCHAR(191), next_run_time FLOAT(25), job_state BLOB NOT NULL)")
+        rows = [("a", 1_700_000_000.5, b"state"), ("b", None, b"paused")]
+        database.executemany("INSERT INTO own_jobs VALUES (?, ?, ?)", rows)
+    return tmp_path / "jobs.sqlite"
+
+
+def test_the_jobs_of_apscheduler(sqlite_file: Path, tmp_path: Path, capsys: Capture) -> None:
+    arguments = ["import", "apscheduler", str(sqlite_file), str(tmp_path / "jobs")]
+    assert main([*arguments, "--json", "--table", "own_jobs"]) == 0
+    assert json.loads(capsys.readouterr().out)["imported"] == 2
+    assert (tmp_path / "jobs" / "LOCK").is_file()
+
+
+def test_a_table_that_is_not_there(sqlite_file: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["import", "apscheduler", str(sqlite_file), str(tmp_path / "jobs")]) == 3
+    assert "no table apscheduler_jobs" in one_line(capsys)
+    assert list(tmp_path.iterdir()) == [sqlite_file]
+
+
+def test_the_schedule_of_celery(tmp_path: Path, capsys: Capture) -> None:
+    beat = pytest.importorskip("celery.beat")
+    entry = beat.ScheduleEntry(name="tidy", task="tasks.tidy", schedule=timedelta(seconds=30))
+    with shelve.open(str(tmp_path / "celerybeat-schedule")) as shelf:
+        shelf.update({"entries": {"tidy": entry}, "tz": "UTC", "utc_enabled": True, "__version__": "5"})
+    arguments = ["import", "celery", str(tmp_path / "celerybeat-schedule"), str(tmp_path / "beat.walstore")]
+    assert main(arguments) == 0
+    assert "1 job of" in capsys.readouterr().out
+    assert (tmp_path / "beat.walstore" / "LOCK").is_file()
+    assert main(arguments) == 3
+    assert "is there already" in one_line(capsys)
+
+
+def test_a_file_of_something_else(tmp_path: Path, capsys: Capture) -> None:
+    for kind in KINDS:
+        importer = KINDS[kind]
+        if importer.package is None or find_spec(importer.package) is not None:
+            assert main(["import", kind, str(Path(__file__)), str(tmp_path / "jobs")]) == 3
+            assert __file__ in one_line(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_sqlite_has_tables(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["import", "unidb", str(REAL), str(tmp_path / "jobs"), "--table", "jobs"]) == 2
+    assert "has no tables" in one_line(capsys)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_kind_that_is_not_known_is_a_wrong_command_line(tmp_path: Path, capsys: Capture) -> None:

@@ -8,10 +8,12 @@ from reprlib import repr as short
 from typing import Final
 
 from walstore.backends.system_label_rows import instant_of_unidb, schedule_of_unidb
+from walstore.engine.founding import found_store
 from walstore.errors import SchedulerPersistenceError, StoreNotFoundError, storage_errors
 from walstore.model.names import QName
-from walstore.model.records import SchedulerJobRecord, SchedulerJobStatus
-from walstore.wal import WalPersistence
+from walstore.model.records import SchedulerJobRecord, SchedulerJobStatus, state_of
+from walstore.options import WalOptions
+from walstore.wal import JOBS, WalPersistence, os_environment
 
 __all__ = ["import_file", "read_file"]
 
@@ -30,21 +32,21 @@ _KEYS: Final = {
 def import_file(source: str, target: str) -> int:
     """Make a new store at ``target`` of the jobs that uni-db keeps in ``source``; return how many.
 
-    ``source`` is a ``background_jobs.json``, or the directory of a database with one; it is only read. The store is
-    read back and compared. Where this raises, what it wrote so far is left at ``target``.
+    ``source`` is a ``background_jobs.json``, or the directory of a database with one; it is only read. ``target`` does
+    not exist, or is an empty directory. On return the store is on the device and was read back; a crash before that
+    leaves no store.
 
-    Raises ``SchedulerPersistenceError`` when something in the file is no job, or ``target`` holds jobs already, and
-    what ``WalPersistence`` raises.
+    Raises ``SchedulerPersistenceError`` when something in the file is no job, and ``StorageError`` when ``target``
+    holds something or can't be written.
     """
-    records = read_file(source)
-    with WalPersistence(target) as store:
-        if next(iter(store.iter_jobs()), None) is not None:
-            raise SchedulerPersistenceError(f"{target} holds jobs already: import into a store that does not exist yet")
-        store.restore(records)
-        store.flush_checkpoint()
-    with WalPersistence(target, read_only=True) as store:
-        if list(store.iter_jobs()) != sorted(records, key=lambda record: str(record.id)):
-            raise SchedulerPersistenceError(f"{target} does not read back as what {source} holds: import it again")
+    records = sorted(read_file(source), key=lambda record: str(record.id))
+    with storage_errors(f"finding the directory that {target} is relative to"):
+        directory = str(Path(target).absolute())
+    states = ((str(record.id), state_of(record)) for record in records)
+    found_store(os_environment(), directory, JOBS, states, WalOptions().segment_bytes_min)
+    with WalPersistence(directory, read_only=True) as store:
+        if list(store.iter_jobs()) != records:
+            raise SchedulerPersistenceError(f"{target} does not read back as what {source} holds: remove it")
     return len(records)
 
 

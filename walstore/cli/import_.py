@@ -18,25 +18,25 @@ from walstore.fs.os_fs import OsFileSystem
 
 __all__ = ["KINDS", "Importer", "add_arguments", "run"]
 
-ImportFunction = Callable[[str, str], int]
-
 
 class Importer(NamedTuple):
     """How one kind of file is imported: by a function that is found when it is asked for.
 
-    It makes a store at its second argument of the file at its first, and returns how many jobs that is. ``package``
-    must be there to read the file; it comes with the extra of the same name.
+    It makes a store at its second argument of the file at its first, and returns how many jobs that is; it takes a
+    table by name where ``has_tables``. ``package`` must be there to read the file; it comes with the extra of the same
+    name.
     """
 
     module: str
     function: str
-    package: str | None
+    package: str | None = None
+    has_tables: bool = False
 
 
 KINDS: Final = {
-    "unidb": Importer("walstore.backends.system_label_file", "import_file", None),
-    "celery": Importer("walstore.integrations.celery_shelve", "import_shelve", "celery"),
-    "apscheduler": Importer("walstore.integrations.apscheduler_import", "import_sqlite", "apscheduler"),
+    "unidb": Importer("walstore.backends.system_label_file", "import_file"),
+    "celery": Importer("walstore.integrations.celery_shelve", "import_shelve", package="celery"),
+    "apscheduler": Importer("walstore.integrations.apscheduler_import", "import_sqlite", has_tables=True),
 }
 """The kinds of files that can be imported."""
 
@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "target", type=_path, metavar="TARGET", help="where to make the store: nothing, or an empty directory"
     )
+    parser.add_argument("--table", metavar="NAME", help="the table in an SQLite file, if it is not apscheduler_jobs")
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
@@ -57,6 +58,10 @@ def run(args: argparse.Namespace, out: Output) -> int:
     the function of the kind raises.
     """
     source, target = args.source, Path(args.target)
+    options = {"table": args.table} if args.table is not None else {}
+    if options and not KINDS[args.kind].has_tables:
+        out.error(f"a file of {args.kind} has no tables: leave out --table")
+        return Exit.USAGE
     function = _function(args.kind)
     with storage_errors(f"making a store at {target}"):
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -66,7 +71,11 @@ def run(args: argparse.Namespace, out: Output) -> int:
         with TemporaryDirectory(prefix=f".{target.name}.importing-", dir=target.parent) as home:
             out.progress(f"importing {source}")
             built = Path(home, "store")
-            jobs = function(source, str(built))
+            try:
+                jobs = function(source, str(built), **options)
+            except ValueError as error:
+                # It is not what the kind says, or something in it is not.
+                raise SchedulerPersistenceError(str(error)) from error
             built.rename(target)
         OsFileSystem().sync_directory(str(target.parent))
     if out.is_json:
@@ -75,12 +84,12 @@ def run(args: argparse.Namespace, out: Output) -> int:
     return Exit.OK
 
 
-def _function(kind: str) -> ImportFunction:
+def _function(kind: str) -> Callable[..., int]:
     importer = KINDS[kind]
     try:
         if importer.package is not None and find_spec(importer.package) is None:
             raise ModuleNotFoundError(f"No module named {importer.package!r}")
-        return cast("ImportFunction", getattr(import_module(importer.module), importer.function))
+        return cast("Callable[..., int]", getattr(import_module(importer.module), importer.function))
     except ImportError as missing:
         raise SchedulerPersistenceError(
             f"files of {kind} can't be read here ({missing}): pip install 'walstore[{kind}]'"
