@@ -31,7 +31,13 @@ from walstore import (  # noqa: E402
 from walstore.backends.system_label import SystemLabelPersistence  # noqa: E402
 from walstore.backends.system_label_unidb import inner_query, open_unidb  # noqa: E402
 from walstore.cli import main  # noqa: E402
-from walstore.errors import StorageError, StoreClosedError, StoreLockedError, StoreNotFoundError  # noqa: E402
+from walstore.errors import (  # noqa: E402
+    ForkedProcessError,
+    StorageError,
+    StoreClosedError,
+    StoreLockedError,
+    StoreNotFoundError,
+)
 from walstore.testing.contract import PersistenceContract  # noqa: E402
 
 JOB = "ai.geo.tile"
@@ -248,6 +254,23 @@ def test_reading_only_changes_nothing(path: Path) -> None:
         assert len(reader.load_all()) == 1
         reader.sync()
     assert files() == before
+
+
+def test_a_forked_child_is_refused(path: Path) -> None:
+    with open_unidb(str(path)) as store:
+        store.record_started(JOB, 1)
+        child = os.fork()
+        if child == 0:
+            # Whatever happens, the child must not go on with the tests.
+            status = 1
+            try:
+                store.load_all()
+            except ForkedProcessError:
+                status = 7
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert len(store.load_all()) == 1
 
 
 def test_what_is_no_database_is_not_made_one(tmp_path: Path) -> None:

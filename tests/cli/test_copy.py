@@ -90,6 +90,7 @@ def test_the_document(store: Path, tmp_path: Path, capsys: Capture) -> None:
         "jobs": {"Pending": 2, "Running": 0, "Idle": 0, "FailedRetrying": 1},
         "copied": 3,
         "already_there": 0,
+        "difference": None,
     }
 
 
@@ -172,8 +173,10 @@ def test_a_destination_that_is_open_elsewhere(store: Path, tmp_path: Path, capsy
 def test_a_destination_that_does_not_keep_what_it_is_given(place: str, what: str, store: Path, capsys: Capture) -> None:
     assert main(["copy", "--json", str(store), f"forgetful:{place}"]) == 1
     out, err = capsys.readouterr()
-    assert json.loads(out)["ok"] is False
-    assert what in err
+    document = json.loads(out)
+    assert document["ok"] is False
+    assert what in document["difference"]
+    assert document["difference"] in err
     assert err.count("\n") == 1
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from walstore import WalPersistence
 from walstore.cli import main
-from walstore.cli.import_ import KINDS
+from walstore.cli.import_ import KINDS, Importer
 
 Capture = pytest.CaptureFixture[str]
 
@@ -67,6 +67,20 @@ def test_a_file_that_is_wrong_somewhere_imports_nothing(tmp_path: Path, capsys: 
     assert main(["import", "unidb", str(tmp_path / "jobs.json"), str(tmp_path / "jobs")]) == 3
     assert "custom.reindex" in one_line(capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["jobs.json"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_fails_half_way_leaves_nothing(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setitem(KINDS, "half", Importer("tests.cli.other_homes", "import_half"))
+    target = tmp_path / "jobs"
+    if there:
+        target.mkdir()
+    assert main(["import", "half", str(REAL), str(target)]) == 3
+    assert "the second half of" in one_line(capsys)
+    assert list(tmp_path.iterdir()) == [target] * there
+    assert not there or list(target.iterdir()) == []
 
 
 def test_a_target_that_is_there_stays_what_it_is(store: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -119,7 +119,7 @@ def open_unidb(
     if read_only:
         database = _asked(package, directory, lambda: package.UniBuilder.open_existing(directory).read_only().build())
         execute = _reading_only(inner_query(database), directory)
-        return SystemLabelPersistence(execute, clock=clock, close=database.shutdown)
+        return SystemLabelPersistence(execute, clock=clock, close=lambda: _asked(package, directory, database.shutdown))
     lock = _locked(directory)
     try:
         database = _asked(package, directory, lambda: package.Uni.open(directory))

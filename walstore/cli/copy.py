@@ -192,6 +192,7 @@ def _show(source: str, target: str, done: _Copied, difference: str | None, out: 
                 "jobs": done.jobs,
                 "copied": done.copied,
                 "already_there": done.already_there,
+                "difference": difference,
             }
         )
     out.line(f"jobs    {describe_jobs(done.jobs)}")
