@@ -24,6 +24,11 @@ Capture = pytest.CaptureFixture[str]
 REAL = Path(__file__).parents[1] / "backends" / "data" / "background_jobs.json"
 
 
+with_integrations = pytest.mark.skipif(
+    find_spec("walstore.integrations") is None, reason="this walstore was built without its integrations"
+)
+
+
 def names_at(path: Path) -> set[str]:
     with WalPersistence(path, create=False, read_only=True) as store:
         return {str(job.id) for job in store.iter_jobs()}
@@ -128,6 +133,7 @@ def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == []
 
 
+@with_integrations
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_has_its_function(kind: str) -> None:
     importer = KINDS[kind]
@@ -146,6 +152,7 @@ def sqlite_file(tmp_path: Path) -> Path:
     return tmp_path / "jobs.sqlite"
 
 
+@with_integrations
 def test_the_jobs_of_apscheduler(sqlite_file: Path, tmp_path: Path, capsys: Capture) -> None:
     arguments = ["import", "apscheduler", str(sqlite_file), str(tmp_path / "jobs")]
     assert main([*arguments, "--json", "--table", "own_jobs"]) == 0
@@ -153,12 +160,14 @@ def test_the_jobs_of_apscheduler(sqlite_file: Path, tmp_path: Path, capsys: Capt
     assert (tmp_path / "jobs" / "LOCK").is_file()
 
 
+@with_integrations
 def test_a_table_that_is_not_there(sqlite_file: Path, tmp_path: Path, capsys: Capture) -> None:
     assert main(["import", "apscheduler", str(sqlite_file), str(tmp_path / "jobs")]) == 3
     assert "no table apscheduler_jobs" in one_line(capsys)
     assert list(tmp_path.iterdir()) == [sqlite_file]
 
 
+@with_integrations
 def test_the_schedule_of_celery(tmp_path: Path, capsys: Capture) -> None:
     beat = pytest.importorskip("celery.beat")
     entry = beat.ScheduleEntry(name="tidy", task="tasks.tidy", schedule=timedelta(seconds=30))
@@ -172,6 +181,7 @@ def test_the_schedule_of_celery(tmp_path: Path, capsys: Capture) -> None:
     assert "is there already" in one_line(capsys)
 
 
+@with_integrations
 def test_a_file_of_something_else(tmp_path: Path, capsys: Capture) -> None:
     for kind in KINDS:
         importer = KINDS[kind]
