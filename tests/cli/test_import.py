@@ -104,7 +104,7 @@ def test_a_target_whose_directory_is_not_there(tmp_path: Path, capsys: Capture) 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_import_that_is_ended_in_the_middle_leaves_no_store(
     ending: signal.Signals, tmp_path: Path, command: list[str], process_environment: dict[str, str]
 ) -> None:
@@ -114,12 +114,12 @@ def test_an_import_that_is_ended_in_the_middle_leaves_no_store(
         # Opening returns when the other side has opened it, and then it waits for what never comes.
         writer = os.open(source, os.O_WRONLY)
         child.send_signal(ending)
-        assert child.wait(60) == (130 if ending == signal.SIGINT else -signal.SIGKILL)
+        assert child.wait(60) == (-ending if ending == signal.SIGKILL else 128 + ending)
         os.close(writer)
     assert not target.exists()
     source.unlink()
     leftovers = [path.name for path in tmp_path.iterdir()]
-    if ending == signal.SIGINT:
+    if ending != signal.SIGKILL:
         assert leftovers == []
     assert all(name.startswith(".jobs.importing-") for name in leftovers)
     assert main(["import", "unidb", str(REAL), str(target)]) == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple, cast
 
-from walstore.cli.outcome import Exit
+from walstore.cli.outcome import Exit, UsageError
 from walstore.cli.output import Output
 from walstore.cli.reading import plural
 from walstore.errors import SchedulerPersistenceError, storage_errors
@@ -54,14 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> int:
     """Import a file. The store has its name when it is whole, so an interrupted import leaves nothing there.
 
-    Raises ``SchedulerPersistenceError`` where the target is taken, or what the kind needs is not installed, and what
-    the function of the kind raises.
+    Raises ``SchedulerPersistenceError`` where the target is taken, or what the kind needs is not installed,
+    ``UsageError`` for a table where there is none, and what the function of the kind raises.
     """
     source, target = args.source, Path(args.target)
     options = {"table": args.table} if args.table is not None else {}
     if options and not KINDS[args.kind].has_tables:
-        out.error(f"a file of {args.kind} has no tables: leave out --table")
-        return Exit.USAGE
+        raise UsageError(f"a file of {args.kind} has no tables: leave out --table")
     function = _function(args.kind)
     with storage_errors(f"making a store at {target}"):
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
