@@ -146,9 +146,15 @@ class EntryStore:
 
     def finished(self, key: str, number: int, success: bool, at_us: int | None = None) -> None:
         """Record how a run ended. One that was not recorded as started counts as well, and creates no entry."""
-        if success is not True and success is not False:
-            raise TypeError(f"success must be a bool, not {success!r}")
-        self._store.record((FINISHED, check_key(key), _number(number), _instant(at_us), success))
+        self._store.record(_finished_event(key, number, success, at_us))
+
+    def finished_as(
+        self, key: str, number: int, success: bool, blob: bytes, next_run_us: int | None, at_us: int | None = None
+    ) -> None:
+        """Record how a run ended and what its entry is now, as one: after a crash both are known, or neither."""
+        put, ended = _put_event(key, blob, next_run_us), _finished_event(key, number, success, at_us)
+        self._store.record_batch([put, ended])
+        self._quarantined.pop(key, None)
 
     def dropped(self, key: str, number: int) -> None:
         """Record that a run that was recorded as started was not made after all: it neither succeeded nor failed."""
@@ -264,6 +270,12 @@ def _put_event(key: str, blob: bytes, next_run_us: int | None) -> EntryEvent:
             "and a reference to it in the job"
         )
     return PUT, check_key(key), None if next_run_us is None else _number(next_run_us), blob
+
+
+def _finished_event(key: str, number: int, success: bool, at_us: int | None) -> EntryEvent:
+    if success is not True and success is not False:
+        raise TypeError(f"success must be a bool, not {success!r}")
+    return FINISHED, check_key(key), _number(number), _instant(at_us), success
 
 
 def _number(number: int) -> int:
