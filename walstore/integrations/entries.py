@@ -90,10 +90,13 @@ class EntryStore:
         create: bool = True,
         options: WalOptions | None = None,
         environment: Environment | None = None,
+        logger: logging.Logger = _logger,
     ) -> None:
         """Open the store in the directory ``path``, creating or recovering it.
 
         ``kind`` names the scheduler, in at most 8 ASCII characters (``"aps/1"``); a store of another kind is refused.
+        ``logger`` is told what is quarantined.
+
         Raises ``StoreNotFoundError``, ``StoreLockedError``, ``CorruptionError``, ``NewerFormatError``,
         ``UnsupportedPlatformError``, ``StorageError``, and ``TypeError`` for wrong arguments.
         """
@@ -108,6 +111,7 @@ class EntryStore:
         environment = environment if environment is not None else os_environment()
         self._store = Store(environment, self._directory, plug, durability, options, create=create)
         self._finalizer = watch(self, self._store)
+        self._logger = logger
         self._quarantined: dict[str, Quarantined] = {}
         try:
             self.found: dict[str, Entry] = self.load()
@@ -186,7 +190,7 @@ class EntryStore:
         """Note, and log, that the scheduler can't read an entry. The store keeps it as it is."""
         reason = f"{type(error).__name__}: {error}"
         self._quarantined[key] = Quarantined(key, blob, reason)
-        _logger.error("%s: the entry %r can't be restored and is kept as it is (%s)", self._directory, key, reason)
+        self._logger.error("%s: %r can't be restored and is kept as it is (%s)", self._directory, key, reason)
 
     @property
     def quarantined(self) -> dict[str, Quarantined]:
