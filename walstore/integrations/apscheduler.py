@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from walstore.engine.environment import Environment
 from walstore.errors import StoreClosedError
 from walstore.integrations.apscheduler_runs import ENDS, OrphanedJobRun, Runs
 from walstore.integrations.due_index import DueIndex
@@ -59,13 +60,15 @@ class WalJobStore(BaseJobStore):  # type: ignore[misc]  # APScheduler has no typ
         options: WalOptions | None = None,
         pickle_protocol: int = pickle.HIGHEST_PROTOCOL,
         on_orphaned_run: Callable[[OrphanedJobRun], object] | str | None = None,
+        environment: Environment | None = None,
     ) -> None:
         """Describe a store in the directory ``path``; ``start`` opens it.
 
         ``durability`` may be its value (``"process"``) and ``on_orphaned_run`` a textual reference
         (``"module:function"``), for configurations. ``on_orphaned_run`` is called while the store starts, for each run
         that was cut off; what it raises ends the start. That the runs were reported is recorded afterwards: when the
-        process is killed in between, the next start reports the same runs.
+        process is killed in between, the next start reports the same runs. ``environment`` is the world to run in, for
+        simulations.
         """
         super().__init__()
         self.path = Path(path)
@@ -73,6 +76,7 @@ class WalJobStore(BaseJobStore):  # type: ignore[misc]  # APScheduler has no typ
         """The runs that were cut off with an earlier process, as the last ``start`` found them."""
         self._durability = Durability(durability)
         self._options = options
+        self._environment = environment
         self._pickle_protocol = pickle_protocol
         self._on_orphaned_run = maybe_ref(on_orphaned_run)
         self._runs: Runs | None = None
@@ -93,7 +97,12 @@ class WalJobStore(BaseJobStore):  # type: ignore[misc]  # APScheduler has no typ
         self.shutdown()
         super().start(scheduler, alias)
         entries = EntryStore(
-            self.path, kind=KIND, durability=self._durability, options=self._options, logger=self._logger
+            self.path,
+            kind=KIND,
+            durability=self._durability,
+            options=self._options,
+            environment=self._environment,
+            logger=self._logger,
         )
         self._runs = Runs(entries, alias, self._logger)
         try:
