@@ -22,10 +22,8 @@ from walstore.engine.store import Store
 from walstore.engine.watch import unwatch, watch
 from walstore.errors import SchedulerPersistenceError, StorePoisonedError, storage_errors
 from walstore.integrations.entry_model import (
-    BLOB_BYTES_MAX,
     DROPPED,
     FINISHED,
-    PUT,
     REMOVED,
     STARTED,
     Entry,
@@ -35,7 +33,9 @@ from walstore.integrations.entry_model import (
     EntryState,
     Run,
     check_key,
+    check_number,
     entry_of,
+    put_event,
 )
 from walstore.options import Durability, WalOptions
 from walstore.wal import os_environment
@@ -128,7 +128,7 @@ class EntryStore:
 
     def put(self, key: str, blob: bytes, next_run_us: int | None) -> None:
         """Create an entry, or replace its blob and when it is due (None: never). Its runs are not touched."""
-        self._store.record(_put_event(key, blob, next_run_us))
+        self._store.record(put_event(key, blob, next_run_us))
         self._quarantined.pop(key, None)
 
     def put_many(self, entries: Iterable[tuple[str, bytes, int | None]]) -> None:
@@ -136,7 +136,7 @@ class EntryStore:
 
         Raises ``ValueError`` when they take more than 16 MiB.
         """
-        events = [_put_event(*entry) for entry in entries]
+        events = [put_event(*entry) for entry in entries]
         self._store.record_batch(events)
         for _, key, *_ in events:
             self._quarantined.pop(key, None)
@@ -146,7 +146,7 @@ class EntryStore:
 
         An unknown key is accepted: the run is known, and the entry is not present.
         """
-        self._store.record((STARTED, check_key(key), _number(number), _instant(at_us)))
+        self._store.record((STARTED, check_key(key), check_number(number), _instant(at_us)))
 
     def finished(self, key: str, number: int, success: bool, at_us: int | None = None) -> None:
         """Record how a run ended. One that was not recorded as started counts as well, and creates no entry."""
@@ -156,13 +156,13 @@ class EntryStore:
         self, key: str, number: int, success: bool, blob: bytes, next_run_us: int | None, at_us: int | None = None
     ) -> None:
         """Record how a run ended and what its entry is now, as one: after a crash both are known, or neither."""
-        put, ended = _put_event(key, blob, next_run_us), _finished_event(key, number, success, at_us)
+        put, ended = put_event(key, blob, next_run_us), _finished_event(key, number, success, at_us)
         self._store.record_batch([put, ended])
         self._quarantined.pop(key, None)
 
     def dropped(self, key: str, number: int) -> None:
         """Record that a run that was recorded as started was not made after all: it neither succeeded nor failed."""
-        self._store.record((DROPPED, check_key(key), _number(number)))
+        self._store.record((DROPPED, check_key(key), check_number(number)))
 
     def remove(self, key: str) -> None:
         """Remove an entry, a quarantined one as well. Its runs that go on are known until they end."""
@@ -265,33 +265,14 @@ class EntryStore:
         return f"<EntryStore {self._directory} {'closed' if self.closed else 'open'}>"
 
 
-def _put_event(key: str, blob: bytes, next_run_us: int | None) -> EntryEvent:
-    if not isinstance(blob, bytes):
-        raise TypeError(f"the blob of an entry must be bytes, not {type(blob).__name__}")
-    if len(blob) > BLOB_BYTES_MAX:
-        raise ValueError(
-            f"the entry {key!r} takes {len(blob)} bytes, and one may take {BLOB_BYTES_MAX}: keep large data elsewhere, "
-            "and a reference to it in the job"
-        )
-    return PUT, check_key(key), None if next_run_us is None else _number(next_run_us), blob
-
-
 def _finished_event(key: str, number: int, success: bool, at_us: int | None) -> EntryEvent:
     if success is not True and success is not False:
         raise TypeError(f"success must be a bool, not {success!r}")
-    return FINISHED, check_key(key), _number(number), _instant(at_us), success
-
-
-def _number(number: int) -> int:
-    if type(number) is not int:
-        raise TypeError(f"an instant or the number of a run must be an integer, not {number!r}")
-    if not -(2**63) <= number < 2**63:
-        raise ValueError(f"an instant or the number of a run must fit 64 bits: {number}")
-    return number
+    return FINISHED, check_key(key), check_number(number), _instant(at_us), success
 
 
 def _instant(at_us: int | None) -> int:
-    return now_us() if at_us is None else _number(at_us)
+    return now_us() if at_us is None else check_number(at_us)
 
 
 def _batches(items: Iterable[T]) -> Iterator[list[T]]:

@@ -33,8 +33,10 @@ __all__ = [
     "EntryState",
     "Run",
     "check_key",
+    "check_number",
     "datetime_of_us",
     "entry_of",
+    "put_event",
     "us_of",
 ]
 
@@ -127,6 +129,27 @@ def check_key(key: object) -> str:
     if not 0 < len(key.encode()) <= KEY_BYTES_MAX:
         raise ValueError(f"the key of an entry must have 1 to {KEY_BYTES_MAX} bytes of UTF-8: {short(key)}")
     return key
+
+
+def check_number(number: int) -> int:
+    """Return a number that can be stored. Raises ``TypeError`` or ``ValueError`` for any other."""
+    if type(number) is not int:
+        raise TypeError(f"an instant or the number of a run must be an integer, not {number!r}")
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"an instant or the number of a run must fit 64 bits: {number}")
+    return number
+
+
+def put_event(key: str, blob: bytes, next_run_us: int | None) -> EntryEvent:
+    """Return the event that puts an entry. Raises ``TypeError`` or ``ValueError`` for one that can't be stored."""
+    if not isinstance(blob, bytes):
+        raise TypeError(f"the blob of an entry must be bytes, not {type(blob).__name__}")
+    if len(blob) > BLOB_BYTES_MAX:
+        raise ValueError(
+            f"the entry {key!r} takes {len(blob)} bytes, and one may take {BLOB_BYTES_MAX}: keep large data elsewhere, "
+            "and a reference to it in the job"
+        )
+    return PUT, check_key(key), None if next_run_us is None else check_number(next_run_us), blob
 
 
 class EntryCodec:
