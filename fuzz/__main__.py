@@ -14,16 +14,19 @@ from fuzz import ledger
 from fuzz.harness import Run, Tally
 
 _SHARES: Final = {
-    "simulate": 22,
-    "small_worlds": 22,
-    "hostile": 16,
-    "powercut": 12,
+    "simulate": 18,
+    "small_worlds": 17,
+    "hostile": 12,
+    "powercut": 11,
     "kill": 8,
+    "celery_kill": 6,
+    "apscheduler_kill": 5,
+    "host": 5,
     "damage": 4,
-    "salvage": 4,
-    "syscalls": 4,
-    "threads": 3,
     "postgres": 4,
+    "salvage": 3,
+    "syscalls": 3,
+    "threads": 3,
     "interleavings": 1,
 }
 """Percent of the time that each harness gets."""
