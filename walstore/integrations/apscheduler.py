@@ -21,6 +21,7 @@ from walstore.integrations.entry_model import datetime_of_us, us_of
 from walstore.options import Durability, WalOptions
 
 try:
+    from apscheduler.events import EVENT_SCHEDULER_STARTED
     from apscheduler.job import Job
     from apscheduler.jobstores.base import BaseJobStore, ConflictingIdError, JobLookupError
     from apscheduler.util import maybe_ref
@@ -66,9 +67,9 @@ class WalJobStore(BaseJobStore):  # type: ignore[misc]  # APScheduler has no typ
 
         ``durability`` may be its value (``"process"``) and ``on_orphaned_run`` a textual reference
         (``"module:function"``), for configurations. ``on_orphaned_run`` is called while the store starts, for each run
-        that was cut off; what it raises ends the start. That the runs were reported is recorded afterwards: when the
-        process is killed in between, the next start reports the same runs. ``environment`` is the world to run in, for
-        simulations.
+        that was cut off; what it raises ends the start. It may add jobs to the scheduler. Once these are recorded and
+        the scheduler has started, it is recorded that the runs were reported: when the process is killed before, the
+        next start reports the same runs. ``environment`` is the world to run in, for simulations.
         """
         super().__init__()
         self.path = Path(path)
@@ -112,6 +113,10 @@ class WalJobStore(BaseJobStore):  # type: ignore[misc]  # APScheduler has no typ
             raise
         if scheduler is not None:
             scheduler.add_listener(self._runs.on_end, ENDS)
+            # Not before the jobs are recorded that were added instead of what was cut off.
+            scheduler.add_listener(self._runs.on_start, EVENT_SCHEDULER_STARTED)
+        if scheduler is None or scheduler.running:
+            entries.settle_orphaned_runs()
 
     def shutdown(self) -> None:
         """Close the store. Raises what can't be recorded any more; the lock of the store is released all the same."""
@@ -120,6 +125,7 @@ class WalJobStore(BaseJobStore):  # type: ignore[misc]  # APScheduler has no typ
             return
         if self._scheduler is not None:
             self._scheduler.remove_listener(runs.on_end)
+            self._scheduler.remove_listener(runs.on_start)
         self._blobs.clear()
         self._due.clear()
         runs.close()
@@ -224,7 +230,6 @@ class WalJobStore(BaseJobStore):  # type: ignore[misc]  # APScheduler has no typ
             )
             if self._on_orphaned_run is not None:
                 self._on_orphaned_run(orphan)
-        entries.settle_orphaned_runs()
 
     def _orphan_of(self, orphan: OrphanedRun) -> OrphanedJobRun:
         entry, run = orphan.entry, orphan.run

@@ -87,13 +87,11 @@ class Runs:
         else:
             number, success = us_of(event.scheduled_run_time), event.code == EVENT_JOB_EXECUTED
             action = partial(EntryStore.finished, key=event.job_id, number=number, success=success, at_us=now_us())
-        # At once, whatever is kept: an end is in no order with the rest. And without a lock, so that at POWER the ends
-        # of several runs share a sync.
-        try:
-            action(self.entries)
-        except SchedulerPersistenceError:
-            self._kept.append(action)
-            raise
+        self._record_or_keep(action)
+
+    def on_start(self, _: object) -> None:
+        """Record that the runs were reported that had been cut off. What this raises is told as that of ``on_end``."""
+        self._record_or_keep(EntryStore.settle_orphaned_runs)
 
     def record(self, job_id: str, action: _Action) -> None:
         """Record something about a job, after all that is kept. For one thread at a time.
@@ -125,6 +123,15 @@ class Runs:
             self._record_kept()
         finally:
             self.entries.close()
+
+    def _record_or_keep(self, action: _Action) -> None:
+        # At once, whatever is kept, since this is in no order with it. And without a lock, so that at POWER the ends of
+        # several runs share a sync.
+        try:
+            action(self.entries)
+        except SchedulerPersistenceError:
+            self._kept.append(action)
+            raise
 
     def _record_kept(self) -> None:
         while self._kept:
