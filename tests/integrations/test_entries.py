@@ -80,7 +80,7 @@ def test_a_removed_entry_stays_gone_and_its_run_is_known_until_it_ends(open_stor
 
 def test_everything_is_removed(open_store: Open) -> None:
     with open_store() as store:
-        store.put_many((f"job{number}", b"x", number) for number in range(700))
+        store.put_many((f"job{number}", b"x", number) for number in range(10_001))
         store.started("job3", 3, at_us=5)
         store.clear()
         assert [(key, entry.is_present, entry.runs) for key, entry in store.load().items()] == [

@@ -43,7 +43,8 @@ from walstore.wal import os_environment
 __all__ = ["EntryStore", "OrphanedRun", "Quarantined", "now_us"]
 
 T = TypeVar("T")
-_BATCH = 512
+_BATCH = 10_000
+"""As many events without a blob fit into a frame, whatever their keys."""
 _logger = logging.getLogger("walstore")
 
 
@@ -170,7 +171,7 @@ class EntryStore:
         self._quarantined.pop(key, None)
 
     def clear(self) -> None:
-        """Remove all entries. A crash while more than some 10,000 are removed may leave a part of them."""
+        """Remove all entries. A crash while more than 10,000 are removed may leave a part of them."""
         keys = [key for key, entry in self.load().items() if entry.is_present]
         for batch in _batches(keys):
             self._store.record_batch([(REMOVED, key) for key in batch])
