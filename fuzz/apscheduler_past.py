@@ -53,7 +53,8 @@ class Past:
     """Jobs of which a run has begun and not ended."""
     _open: set[str] = field(default_factory=set)
     """Of an earlier life: jobs of which a run was cut off."""
-    _recorded: set[tuple[str, int]] = field(default_factory=set)
+    _recorded: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Until when runs had been recorded as ended. A run may be made again, if it had ended before its job moved on."""
     _reports: set[tuple[str, int, int]] = field(default_factory=set)
     """Reported, and settled."""
     _killed_us: int = 0
@@ -69,7 +70,7 @@ class Past:
         self._judge(found)
         self._reports.update(reports)
         for name, job_id, *numbers in lines:
-            self._take(name, job_id, int(numbers[0]) if numbers else 0)
+            self._take(name, job_id, *map(int, numbers))
         self._killed_us = killed_us
         self._open, self._running = self._running, set()
 
@@ -88,10 +89,10 @@ class Past:
         return reports, found, False
 
     def _take_report(self, report: tuple[str, int, int]) -> None:
-        job_id, scheduled_us, _ = report
+        job_id, scheduled_us, started_us = report
         if report in self._reports:
             self._note("twice", f"{report}")
-        if (job_id, scheduled_us) in self._recorded:
+        if started_us <= self._recorded.get((job_id, scheduled_us), -1):
             self._note("false", f"{report}")
         self.reported += job_id in self._open
         self.cut_off += job_id in self._open
@@ -131,8 +132,8 @@ class Past:
             self._note("time", f"{job_id}: {due_us}, was {job.due_us}, handed over {job.submitted_us}")
         job.due_us = due_us
 
-    def _take(self, name: str, job_id: str, number: int) -> None:
-        """Take in a line of the diary; its number is an instant or a version, if it has one."""
+    def _take(self, name: str, job_id: str, number: int = 0, at_us: int = 0) -> None:
+        """Take in a line of the diary. Its number is an instant or a version."""
         if name == "adding":
             self._jobs[job_id] = _Job()
         elif name == "begin":
@@ -140,7 +141,7 @@ class Past:
         elif name == "end":
             self._running.discard(job_id)
         elif name == "recorded":
-            self._recorded.add((job_id, number))
+            self._recorded[job_id, number] = at_us
         # A run may go on when its job is gone, and what APScheduler says of it then comes late.
         job = self._jobs.get(job_id)
         if job is None:

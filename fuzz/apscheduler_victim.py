@@ -70,7 +70,7 @@ def live(make_store: MakeStore, diary: str, seed: str, number: int) -> None:
         lambda event: note("submitted", event.job_id, us_of(event.scheduled_run_times[-1])), EVENT_JOB_SUBMITTED
     )
     scheduler.add_listener(
-        lambda event: note("recorded", event.job_id, us_of(event.scheduled_run_time)), EVENT_JOB_EXECUTED
+        lambda event: note("recorded", event.job_id, us_of(event.scheduled_run_time), us_of_now()), EVENT_JOB_EXECUTED
     )
     jobs = scheduler.get_jobs()
     for job in jobs:
