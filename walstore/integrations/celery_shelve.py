@@ -1,0 +1,70 @@
+"""The schedule file of Celery's own beat scheduler: a shelve, imported on request, and never overwritten."""
+
+from __future__ import annotations
+
+import shelve
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from walstore.errors import SchedulerPersistenceError, StoreNotFoundError
+from walstore.integrations.celery_blob import KIND, encode, key_of
+from walstore.integrations.entries import EntryStore
+
+if TYPE_CHECKING:
+    from celery.beat import ScheduleEntry
+
+__all__ = ["import_shelve", "refuse_shelve"]
+
+_SUFFIXES: Final = ("", ".db", ".dat", ".dir")
+"""What the kinds of dbm append to the name of a file."""
+
+
+def import_shelve(source: str, target: str) -> int:
+    """Copy the schedule file ``source`` of Celery's own scheduler into a new store ``target``; return how many entries.
+
+    All entries are imported, or none. The source is not changed. It is a pickle, and reading one runs what it says:
+    give only a file that beat itself wrote. Celery must be installed, and whatever classes the entries are of.
+
+    Raises ``SchedulerPersistenceError`` when the source can't be read as a whole or the target has entries already, and
+    what ``EntryStore`` raises.
+    """
+    entries, timezone, enable_utc = _read(source)
+    blobs = [(key_of(name), encode(entry, timezone, enable_utc), None) for name, entry in entries.items()]
+    with EntryStore(target, kind=KIND) as store:
+        if store.found:
+            raise SchedulerPersistenceError(
+                f"{target} has {len(store.found)} entries already: import into a store that does not exist yet"
+            )
+        store.put_many(blobs)
+        store.sync()
+    return len(blobs)
+
+
+def refuse_shelve(directory: Path) -> None:
+    """Raise ``StoreNotFoundError`` where a new store would take the name of a schedule file of Celery's own scheduler.
+
+    Starting with an empty store beside it would forget when everything last ran, and nobody would notice.
+    """
+    if directory.is_dir():
+        return
+    for suffix in _SUFFIXES:
+        file = directory.with_name(directory.name + suffix)
+        if file.is_file():
+            raise StoreNotFoundError(
+                f"{file} looks like the schedule file of Celery's own scheduler, and {directory} is no store: import "
+                "it into another directory (`walstore import`) and name that with --schedule, or move the file away "
+                "to start without it"
+            )
+
+
+def _read(source: str) -> tuple[dict[str, ScheduleEntry], str | None, bool]:
+    try:
+        with shelve.open(source, flag="r") as shelf:  # noqa: S301  # The user asks for it; see the contract.
+            entries, timezone, enable_utc = shelf["entries"], shelf["tz"], shelf["utc_enabled"]
+    except Exception as error:
+        # Unpickling raises whatever it likes.
+        raise SchedulerPersistenceError(
+            f"{source} can't be read as a schedule file of Celery beat ({type(error).__name__}: {error}); nothing was "
+            "imported. Name the file as beat does, without a suffix, and stop the beat that uses it."
+        ) from error
+    return entries, None if timezone is None else str(timezone), bool(enable_utc)
