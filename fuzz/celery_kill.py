@@ -27,7 +27,7 @@ from fuzz.celery_beats import OURS, Messages, Seen, fork_beat, kill, read_store,
 from fuzz.celery_victim import PERIODS_S, SLEEPERS
 from fuzz.harness import Deadline, Tally, main
 
-__all__ = ["run"]
+__all__ = ["judge", "run"]
 
 _ENTRIES: Final = {*PERIODS_S, *SLEEPERS}
 _DELAY_MAX_S: Final = 0.3
@@ -97,21 +97,29 @@ class _Victim:
         except Exception as error:  # noqa: BLE001  # Whatever a reader raises here is what this harness looks for.
             return f"reading raised {type(error).__name__}: {error}"
         before, self._before = self._before, after
-        log = self._log.read_text()
-        if "CRITICAL" in log or "ERROR" in log:
-            return "beat complains"
-        if lost := before.keys() - after.keys():
-            return f"lost {lost}"
-        if sent:
-            if missing := _ENTRIES - after.keys():
-                return f"{missing} are not there"
-            orphans, reported = sum(seen.is_orphaned for seen in before.values()), log.count("was cut off")
-            if orphans != reported:
-                return f"{orphans} runs were cut off, and {reported} reported"
-        if sum(seen.is_orphaned for seen in after.values()) > 1:
-            return f"several runs were cut off at once: {after}"
-        troubles = (_trouble(name, before.get(name), seen, sent.get(name, 0)) for name, seen in after.items())
-        return next(filter(None, troubles), "")
+        return judge(before, after, sent, self._log.read_text())
+
+
+def judge(before: Mapping[str, Seen], after: Mapping[str, Seen], sent: Mapping[str, int], log: str) -> str:
+    """Say what is wrong after a life of beat; "" if nothing.
+
+    ``before`` and ``after`` are what the store said, ``sent`` is how many messages of each task there are from that
+    life, and ``log`` what beat said.
+    """
+    if "CRITICAL" in log or "ERROR" in log:
+        return "beat complains"
+    if lost := before.keys() - after.keys():
+        return f"lost {lost}"
+    if sent:
+        if missing := _ENTRIES - after.keys():
+            return f"{missing} are not there"
+        orphans, reported = sum(seen.is_orphaned for seen in before.values()), log.count("was cut off")
+        if orphans != reported:
+            return f"{orphans} runs were cut off, and {reported} reported"
+    if sum(seen.is_orphaned for seen in after.values()) > 1:
+        return f"several runs were cut off at once: {after}"
+    troubles = (_trouble(name, before.get(name), seen, sent.get(name, 0)) for name, seen in after.items())
+    return next(filter(None, troubles), "")
 
 
 def _trouble(name: str, before: Seen | None, after: Seen, sent: int) -> str:

@@ -204,7 +204,7 @@ def shown(scheduler: Scheduler) -> Mapping[str, object]:
     }
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
 @given(lives=LIVES)
 def test_the_configuration_is_merged_as_celery_does(
     lives: list[Life], tmp_path_factory: pytest.TempPathFactory

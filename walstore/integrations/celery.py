@@ -96,9 +96,10 @@ class WalScheduler(Scheduler):
                 _give(entry, histories[name])
         for orphan in store.orphaned_runs:
             _report(orphan)
-        self.sync()
+        self._record_changes(store)
         store.settle_orphaned_runs()
         store.found.clear()
+        store.checkpoint()
 
     def _restore_definition(self, found: Entry, name: str, store: EntryStore) -> None:
         try:
@@ -180,7 +181,7 @@ class WalScheduler(Scheduler):
         """Record what was changed in ``schedule`` by others, and return when all is on the device."""
         if self._store is not None and not self._store.closed:
             self._record_changes(self._store)
-            self._store.checkpoint()
+            self._store.sync()
 
     def _record_changes(self, store: EntryStore) -> None:
         settings = self._time_settings()
