@@ -6,6 +6,7 @@ and what a test has changed in this process holds in the child as well.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shelve
@@ -17,9 +18,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from celery.apps.beat import Beat
+from kombu.transport.filesystem import Channel
 
 from fuzz import celery_victim
 from fuzz.harness import Deadline
@@ -31,7 +33,7 @@ from walstore.integrations.celery_blob import KIND, decode_history
 from walstore.integrations.entry_model import EntryCodec, EntryEvent, EntryReducer, EntryState, entry_of
 from walstore.wal import os_environment
 
-__all__ = ["OURS", "STOCK", "Messages", "Seen", "fork_beat", "kill", "read_shelve", "read_store", "wait_for"]
+__all__ = ["OURS", "STOCK", "Messages", "Seen", "fork_beat", "kill", "read_shelve", "read_store", "wait", "wait_for"]
 
 OURS: Final = "walstore.integrations.celery:WalScheduler"
 STOCK: Final = "celery.beat:PersistentScheduler"
@@ -78,17 +80,37 @@ class Messages:
         return new
 
 
-def fork_beat(directory: Path, scheduler: str, settings: Mapping[str, object] | None = None) -> int:
-    """Start a beat in a forked child and return its process id. What it says is in the file ``log`` there."""
+def fork_beat(directory: Path, scheduler: str, settings: Mapping[str, object], last_message: int = 0) -> int:
+    """Start a beat in a forked child and return its process id. What it says is in the file ``log`` there.
+
+    With ``last_message`` it kills itself while it sends that message, which is the time when most can be lost: just
+    before the file is there if the number is negative, just after that if it is positive.
+    """
     child = os.fork()
     if child:
         return child
     try:
-        _run_beat(directory, scheduler, settings or {})
+        if last_message:
+            _die_at(last_message)
+        _run_beat(directory, scheduler, settings)
     finally:
         # Nothing of the parent may run in here, whatever happens.
         traceback.print_exc()
         os._exit(1)
+
+
+def _die_at(last_message: int) -> None:
+    put, numbers = Channel._put, itertools.count(1)
+
+    def put_and_die(self: Channel, queue: str, payload: dict[str, Any], **kwargs: object) -> None:
+        number = next(numbers)
+        if number == -last_message:
+            os.kill(os.getpid(), signal.SIGKILL)
+        put(self, queue, payload, **kwargs)
+        if number == last_message:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Channel._put = put_and_die  # type: ignore[method-assign]  # In this process, which is to die.
 
 
 def _run_beat(directory: Path, scheduler: str, settings: Mapping[str, object]) -> NoReturn:
@@ -103,10 +125,21 @@ def _run_beat(directory: Path, scheduler: str, settings: Mapping[str, object]) -
     os._exit(0)
 
 
-def kill(child: int) -> int:
-    """Kill a beat, unless it has ended, wait for it, and return its wait status."""
+def wait(child: int) -> int | None:
+    """Wait until a beat has ended, and return its wait status; None when it does not end. It is left for ``kill``."""
+    deadline = Deadline(_HANGS_S)
+    while not deadline.passed():
+        result = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if result is not None:
+            return result.si_status
+        time.sleep(_POLL_S)
+    return None
+
+
+def kill(child: int) -> None:
+    """Kill a beat, unless it has ended, and wait for it."""
     os.kill(child, signal.SIGKILL)
-    return os.waitpid(child, 0)[1]
+    os.waitpid(child, 0)
 
 
 def read_store(directory: Path) -> dict[str, Seen]:

@@ -23,13 +23,21 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from fuzz.celery_beats import OURS, Messages, Seen, fork_beat, kill, read_store, wait_for
+from fuzz.celery_beats import OURS, Messages, Seen, fork_beat, kill, read_store, wait, wait_for
 from fuzz.celery_victim import PERIODS_S, SLEEPERS
 from fuzz.harness import Deadline, Tally, main
 
 __all__ = ["judge", "run"]
 
 _ENTRIES: Final = {*PERIODS_S, *SLEEPERS}
+_HOW: Final = (
+    "while it starts",
+    "between messages",
+    "between messages",
+    "while it sends",
+    "while it sends",
+    "asked to end",
+)
 _DELAY_MAX_S: Final = 0.3
 """Up to this long after the fork a kill comes that does not wait for a message."""
 _MESSAGES_MAX: Final = 12
@@ -70,25 +78,27 @@ class _Victim:
         """Let beat live and kill it; return what is wrong then, "" if nothing."""
         choice = random.Random(f"celery {self._seed} {number}")
         self._log.write_text("")
-        child = fork_beat(self._root, OURS, {"beat_sync_every": choice.choice([0, 1, 5])})
-        how = signal.SIGKILL
+        messages = choice.randrange(1, _MESSAGES_MAX)
+        how = choice.choice(_HOW)
+        last_message = messages * choice.choice([-1, 1]) if how == "while it sends" else 0
+        child = fork_beat(self._root, OURS, {"beat_sync_every": choice.choice([0, 1, 5])}, last_message)
+        expected: int = signal.SIGKILL
         try:
-            if choice.random() < 0.7:
-                if not wait_for(self._root, choice.randrange(1, _MESSAGES_MAX)):
+            if how == "while it starts":
+                time.sleep(choice.random() * _DELAY_MAX_S)
+            elif how != "while it sends":
+                if not wait_for(self._root, messages):
                     return "beat sends nothing"
                 time.sleep(choice.random() * _MOMENT_MAX_S)
-                how = choice.choice([signal.SIGKILL] * 5 + [signal.SIGTERM])
-            else:
-                time.sleep(choice.random() * _DELAY_MAX_S)
-            os.kill(child, how)
-            status = os.waitpid(child, 0)[1]
-            child = 0
+            if how == "asked to end":
+                expected = 0
+                os.kill(child, signal.SIGTERM)
+            elif how != "while it sends":
+                os.kill(child, signal.SIGKILL)
+            status = wait(child)
         finally:
-            if child:
-                kill(child)
-        if status != (how if how == signal.SIGKILL else 0):
-            return f"beat ended with wait status {status}"
-        return self._judge()
+            kill(child)
+        return self._judge() if status == expected else f"beat ended with wait status {status}, when {how}"
 
     def _judge(self) -> str:
         sent = self._messages.collect()

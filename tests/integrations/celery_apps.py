@@ -45,7 +45,7 @@ def application(
 
 @contextmanager
 def opened(
-    app: Celery, directory: Path, kind: type[WalScheduler] | type[PersistentScheduler] = WalScheduler
+    app: Celery, directory: Path, kind: type[WalScheduler | PersistentScheduler] = WalScheduler
 ) -> Iterator[Any]:
     """Open a scheduler on a store in a directory, and close it."""
     scheduler = kind(app=app, schedule_filename=str(directory / "schedule"))

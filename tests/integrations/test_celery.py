@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -19,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fuzz.celery_beats import Seen, read_store
-from tests.integrations.celery_apps import START, TimedCelery, application, opened, run_due
+from tests.integrations.celery_apps import START, application, opened, run_due
 from walstore.errors import CorruptionError, StoreLockedError, StoreNotFoundError
 from walstore.format.layout import FRAME_HEADER_BYTES
 from walstore.integrations.celery import WalScheduler
@@ -130,7 +129,7 @@ def test_a_scheduler_that_loses_its_broker_before_it_sends_makes_the_run_again(t
 
     class Unconnected(WalScheduler):
         @property
-        def producer(self) -> Any:
+        def producer(self) -> NoReturn:
             raise ConnectionRefusedError("no broker")
 
     with opened(app, tmp_path, Unconnected) as scheduler:
@@ -178,7 +177,7 @@ LIVES = st.lists(st.tuples(CONFIGURATIONS, TIMES, MINUTES), min_size=1, max_size
 Life = tuple[dict[str, dict[str, Any]], dict[str, object], list[int]]
 
 
-def live(lives: list[Life], directory: Path, kind: type[WalScheduler] | type[PersistentScheduler]) -> list[object]:
+def live(lives: list[Life], directory: Path, kind: type[WalScheduler | PersistentScheduler]) -> list[object]:
     """Start a scheduler with each configuration in turn, let time pass, and return all that is to be seen."""
     instant, found = START, list[object]()
     for configuration, times, minutes in lives:
@@ -197,8 +196,10 @@ def live(lives: list[Life], directory: Path, kind: type[WalScheduler] | type[Per
 
 def shown(scheduler: Scheduler) -> Mapping[str, object]:
     return {
-        name: (entry.task, entry.schedule, entry.args, entry.kwargs, entry.options, entry.total_run_count)
-        + (entry.last_run_at, str(entry.last_run_at), entry.is_due())
+        name: (
+            (entry.task, entry.schedule, entry.args, entry.kwargs, entry.options),
+            (entry.last_run_at, str(entry.last_run_at), entry.total_run_count, entry.is_due()),
+        )
         for name, entry in scheduler.schedule.items()
         if entry.last_run_at is not None
     }
@@ -267,7 +268,7 @@ def test_a_scheduler_that_keeps_what_is_not_configured_finds_it_whole(tmp_path: 
     arguments = {"args": (1, "two"), "kwargs": {"at": START}, "options": {"expires": timedelta(hours=1), "priority": 3}}
     app = application({})
     with opened(app, tmp_path, Keeping) as scheduler:
-        scheduler.add(name="added", task="job.added", schedule=crontab(hour="4,5", minute={1, 2}), **arguments)
+        scheduler.add(name="added", task="job.added", schedule=crontab(hour="4,5", minute=[1, 2]), **arguments)
         added = scheduler.schedule["added"]
     with opened(app, tmp_path, Keeping) as scheduler:
         assert scheduler.schedule["added"] == added
