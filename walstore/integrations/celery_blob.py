@@ -80,7 +80,11 @@ def encode(entry: ScheduleEntry, timezone: str | None, enable_utc: bool) -> byte
 
 def decode_history(blob: bytes) -> History:
     """Return the history in a blob. Raises ``ValueError`` for one that this release does not know."""
-    match json.loads(blob.partition(b"\n")[0]):
+    try:
+        content = json.loads(blob.partition(b"\n")[0])
+    except RecursionError as error:
+        raise ValueError(f"not JSON of this release: {error}") from error
+    match content:
         case {
             "version": 1,
             "name": str(name),

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import shelve
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from walstore.errors import SchedulerPersistenceError, StoreNotFoundError
 from walstore.integrations.celery_blob import KIND, encode, key_of
 from walstore.integrations.entries import EntryStore
-
-if TYPE_CHECKING:
-    from celery.beat import ScheduleEntry
 
 __all__ = ["import_shelve", "refuse_shelve"]
 
@@ -28,16 +25,15 @@ def import_shelve(source: str, target: str) -> int:
     Raises ``SchedulerPersistenceError`` when the source can't be read as a whole or the target has entries already, and
     what ``EntryStore`` raises.
     """
-    entries, timezone, enable_utc = _read(source)
-    blobs = [(key_of(name), encode(entry, timezone, enable_utc), None) for name, entry in entries.items()]
+    entries = _read(source)
     with EntryStore(target, kind=KIND) as store:
         if store.found:
             raise SchedulerPersistenceError(
                 f"{target} has {len(store.found)} entries already: import into a store that does not exist yet"
             )
-        store.put_many(blobs)
+        store.put_many(entries)
         store.sync()
-    return len(blobs)
+    return len(entries)
 
 
 def refuse_shelve(directory: Path) -> None:
@@ -57,14 +53,15 @@ def refuse_shelve(directory: Path) -> None:
             )
 
 
-def _read(source: str) -> tuple[dict[str, ScheduleEntry], str | None, bool]:
+def _read(source: str) -> list[tuple[str, bytes, None]]:
     try:
         with shelve.open(source, flag="r") as shelf:  # noqa: S301  # The user asks for it; see the contract.
-            entries, timezone, enable_utc = shelf["entries"], shelf["tz"], shelf["utc_enabled"]
+            entries, timezone, enable_utc = shelf["entries"], shelf["tz"], bool(shelf["utc_enabled"])
+        timezone = None if timezone is None else str(timezone)
+        return [(key_of(name), encode(entry, timezone, enable_utc), None) for name, entry in entries.items()]
     except Exception as error:
-        # Unpickling raises whatever it likes.
+        # Unpickling raises whatever it likes, and gives whatever it likes.
         raise SchedulerPersistenceError(
             f"{source} can't be read as a schedule file of Celery beat ({type(error).__name__}: {error}); nothing was "
             "imported. Name the file as beat does, without a suffix, and stop the beat that uses it."
         ) from error
-    return entries, None if timezone is None else str(timezone), bool(enable_utc)
