@@ -38,7 +38,7 @@ def _record_before_sending(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def reserve_and_record(self: WalScheduler, entry: ScheduleEntry) -> object:
         reserved = reserve(self, entry)
-        self._record_run(str(entry.name))
+        self._record_run()
         return reserved
 
     monkeypatch.setattr(WalScheduler, "reserve", reserve_and_record)
@@ -47,7 +47,7 @@ def _record_before_sending(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _record_at_the_next_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     # As Celery's own scheduler.
-    def forget(self: WalScheduler, _: str) -> None:
+    def forget(self: WalScheduler) -> None:
         self._running = None
 
     monkeypatch.setattr(WalScheduler, "_record_run", forget)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from walstore.errors import CorruptionError, StoreClosedError
 from walstore.integrations.celery_blob import KIND, History, decode_definition, decode_history, encode, key_of
@@ -25,7 +25,6 @@ except ImportError as missing:
 
 if TYPE_CHECKING:
     from celery import Celery
-    from celery.beat import event_t
     from kombu import Producer
 
 __all__ = ["WalScheduler", "import_shelve"]
@@ -53,8 +52,8 @@ class WalScheduler(Scheduler):
         self._store: EntryStore | None = None
         self._recorded: dict[str, bytes] = {}
         """The blob of each entry, by its name, as the store has it."""
-        self._running: str | None = None
-        """The entry whose message is being sent: it counts this run as done already, which must not be recorded yet."""
+        self._running: ScheduleEntry | None = None
+        """The entry whose task is being sent, as it is after this run: which must not be recorded before that."""
         self._is_sent = False
         super().__init__(app, *args, **kwargs)  # type: ignore[arg-type]  # They are passed on as they came.
 
@@ -118,14 +117,13 @@ class WalScheduler(Scheduler):
     def _changes_of_time(self, histories: list[History]) -> str:
         """Say which time settings differ from those by which the entries ran; "" if none."""
         timezone, enable_utc = self._time_settings()
-        changes = {
-            f"Timezone changed from {old.timezone!r} to {timezone!r}" for old in histories if old.timezone != timezone
-        }
-        changes |= {
-            f"UTC changed from {_CHOICES[old.enable_utc]} to {_CHOICES[enable_utc]}"
-            for old in histories
-            if old.enable_utc != enable_utc
-        }
+        changes = set()
+        for old in histories:
+            # As Celery: what ran without a time zone may go on with one.
+            if old.timezone is not None and old.timezone != timezone:
+                changes.add(f"Timezone changed from {old.timezone!r} to {timezone!r}")
+            if old.enable_utc != enable_utc:
+                changes.add(f"UTC changed from {_CHOICES[old.enable_utc]} to {_CHOICES[enable_utc]}")
         return ", ".join(sorted(changes))
 
     def _time_settings(self) -> tuple[str | None, bool]:
@@ -134,17 +132,18 @@ class WalScheduler(Scheduler):
 
     # What happens at each run, in this order.
 
-    def reserve(self, entry: ScheduleEntry) -> event_t:
+    def reserve(self, entry: ScheduleEntry) -> ScheduleEntry:  # type: ignore[override]  # See below.
         """Record that a run begins, and plan the next one."""
-        name = _name(entry)
-        self._opened().started(key_of(name), entry.total_run_count)
-        self._running, self._is_sent = name, False
-        return super().reserve(entry)
+        self._opened().started(key_of(_name(entry)), entry.total_run_count)
+        self._is_sent = False
+        # The stubs take what is returned for a place in the heap.
+        self._running = cast("ScheduleEntry", super().reserve(entry))
+        return self._running
 
     def apply_entry(self, entry: ScheduleEntry, producer: Producer | None = None) -> None:
         """Send the task of an entry and record the run. What can't be sent is logged, and waits for the next run."""
         super().apply_entry(entry, producer=producer)
-        self._record_run(_name(entry))
+        self._record_run()
 
     def apply_async(
         self, entry: ScheduleEntry, producer: Producer | None = None, advance: bool = True, **kwargs: object
@@ -155,17 +154,19 @@ class WalScheduler(Scheduler):
             self._is_sent = True
         except SchedulingError:
             if advance:
-                self._record_run(_name(entry))
+                self._record_run()
             raise
         if advance:
-            self._record_run(_name(entry))
+            self._record_run()
         return result
 
-    def _record_run(self, name: str) -> None:
-        entry = self.schedule[name]
+    def _record_run(self) -> None:
+        entry = self._running
+        if entry is None:
+            return
         blob = encode(entry, *self._time_settings())
-        self._opened().finished_as(key_of(name), entry.total_run_count - 1, self._is_sent, blob, None)
-        self._recorded[name] = blob
+        self._opened().finished_as(key_of(_name(entry)), entry.total_run_count - 1, self._is_sent, blob, None)
+        self._recorded[_name(entry)] = blob
         self._running = None
         # Celery asks after it has sent the task, which is too early for a run that is to be on the device.
         if self.should_sync():
@@ -185,7 +186,7 @@ class WalScheduler(Scheduler):
 
     def _record_changes(self, store: EntryStore) -> None:
         settings = self._time_settings()
-        blobs = {name: encode(entry, *settings) for name, entry in self.schedule.items() if name != self._running}
+        blobs = {name: encode(entry, *settings) for name, entry in self.schedule.items() if entry is not self._running}
         changed = ((key_of(name), blob, None) for name, blob in blobs.items() if self._recorded.get(name) != blob)
         while batch := list(islice(changed, _BATCH)):
             store.put_many(batch)
@@ -193,7 +194,7 @@ class WalScheduler(Scheduler):
             _logger.info("beat: %r is configured no more, and forgotten", name)
             store.remove(key_of(name))
             del self._recorded[name]
-        self._recorded.update(blobs)
+        self._recorded |= blobs
 
     def close(self) -> None:
         """Sync, and close the store. Closing twice is fine."""
@@ -237,7 +238,7 @@ def _give(entry: ScheduleEntry, history: History) -> None:
 def _report(orphan: OrphanedRun) -> None:
     _logger.warning(
         "beat: run %d of %r was cut off: it began at %s UTC, and whether its task was sent is not known. "
-        "It is made again, so the task may run twice.",
+        "It is made again if it is due, so the task may run twice.",
         orphan.run.number + 1,
         orphan.entry.key,
         datetime_of_us(orphan.run.started_us).replace(tzinfo=None),

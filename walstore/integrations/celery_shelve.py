@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shelve
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from walstore.errors import SchedulerPersistenceError, StoreNotFoundError
@@ -12,7 +14,7 @@ from walstore.integrations.entries import EntryStore
 
 __all__ = ["import_shelve", "refuse_shelve"]
 
-_SUFFIXES: Final = ("", ".db", ".dat", ".dir")
+_SUFFIXES: Final = ("", ".db", ".dat", ".dir", ".pag", "-wal")
 """What the kinds of dbm append to the name of a file."""
 
 
@@ -43,20 +45,28 @@ def refuse_shelve(directory: Path) -> None:
     """
     if directory.is_dir():
         return
-    for suffix in _SUFFIXES:
-        file = directory.with_name(directory.name + suffix)
-        if file.is_file():
-            raise StoreNotFoundError(
-                f"{file} looks like the schedule file of Celery's own scheduler, and {directory} is no store: import "
-                "it into another directory (`walstore import`) and name that with --schedule, or move the file away "
-                "to start without it"
-            )
+    if files := _files(directory):
+        raise StoreNotFoundError(
+            f"{files[0]} looks like a schedule file of Celery's own scheduler, and {directory} is no store: import it "
+            f"(`walstore import celery {directory} TARGET`) and name TARGET with --schedule, or move the file away to "
+            "start without it"
+        )
+
+
+def _files(path: Path) -> list[Path]:
+    files = (path.with_name(path.name + suffix) for suffix in _SUFFIXES)
+    return [file for file in files if file.is_file()]
 
 
 def _read(source: str) -> list[tuple[str, bytes, None]]:
     try:
-        with shelve.open(source, flag="r") as shelf:  # noqa: S301  # The user asks for it; see the contract.
-            entries, timezone, enable_utc = shelf["entries"], shelf["tz"], bool(shelf["utc_enabled"])
+        # A copy is read, since some kinds of dbm write to what they read.
+        with TemporaryDirectory() as folder:
+            for file in _files(Path(source)):
+                shutil.copy(file, folder)
+            copy = str(Path(folder, Path(source).name))
+            with shelve.open(copy, flag="r") as shelf:  # noqa: S301  # The user asks for it; see the contract.
+                entries, timezone, enable_utc = shelf["entries"], shelf["tz"], bool(shelf["utc_enabled"])
         timezone = None if timezone is None else str(timezone)
         return [(key_of(name), encode(entry, timezone, enable_utc), None) for name, entry in entries.items()]
     except Exception as error:
