@@ -170,7 +170,10 @@ TASKS = st.fixed_dictionaries(
     optional={"relative": st.booleans(), "kwargs": st.just({"day": 1})},
 )
 CONFIGURATIONS = st.dictionaries(st.sampled_from("abc"), TASKS)
-TIMES = st.sampled_from([{}, {}, {"timezone": "Europe/Berlin"}, {"enable_utc": False, "timezone": "Asia/Kolkata"}])
+# Without a time zone before, and with one now, Celery's own scheduler goes on in the old one until an entry has run.
+TIMES = st.sampled_from(
+    [{"timezone": "UTC"}] * 3 + [{"timezone": "Europe/Berlin"}, {"enable_utc": False, "timezone": "Asia/Kolkata"}]
+)
 MINUTES = st.lists(st.integers(0, 200), max_size=3)
 LIVES = st.lists(st.tuples(CONFIGURATIONS, TIMES, MINUTES), min_size=1, max_size=4)
 
