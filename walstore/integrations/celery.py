@@ -55,13 +55,17 @@ class WalScheduler(Scheduler):
         self._running: ScheduleEntry | None = None
         """The entry whose task is being sent, as it is after this run: which must not be recorded before that."""
         self._is_sent = False
+        self._time_settings: tuple[str | None, bool] = None, True
+        """The time zone of the application, and whether it uses UTC. Asking it takes long."""
         super().__init__(app, *args, **kwargs)  # type: ignore[arg-type]  # They are passed on as they came.
 
     def setup_schedule(self) -> None:
         """Open the store, restore the entries, and merge the configuration into them."""
         directory = Path(self.schedule_filename)
         refuse_shelve(directory)
-        self._store = EntryStore(directory, kind=KIND, durability=self._durability())
+        conf = self.app.conf
+        self._time_settings = None if conf.timezone is None else str(conf.timezone), bool(conf.enable_utc)
+        self._store = EntryStore(directory, kind=KIND, durability=self._durability(), logger=_logger)
         try:
             self._restore(self._store)
         except BaseException:
@@ -116,7 +120,7 @@ class WalScheduler(Scheduler):
 
     def _changes_of_time(self, histories: list[History]) -> str:
         """Say which time settings differ from those by which the entries ran; "" if none."""
-        timezone, enable_utc = self._time_settings()
+        timezone, enable_utc = self._time_settings
         changes = set()
         for old in histories:
             # As Celery: what ran without a time zone may go on with one.
@@ -126,9 +130,8 @@ class WalScheduler(Scheduler):
                 changes.add(f"UTC changed from {_CHOICES[old.enable_utc]} to {_CHOICES[enable_utc]}")
         return ", ".join(sorted(changes))
 
-    def _time_settings(self) -> tuple[str | None, bool]:
-        timezone = self.app.conf.timezone
-        return None if timezone is None else str(timezone), bool(self.app.conf.enable_utc)
+    def _encode(self, entry: ScheduleEntry) -> bytes:
+        return encode(entry, *self._time_settings)
 
     # What happens at each run, in this order.
 
@@ -164,7 +167,7 @@ class WalScheduler(Scheduler):
         entry = self._running
         if entry is None:
             return
-        blob = encode(entry, *self._time_settings())
+        blob = self._encode(entry)
         self._opened().finished_as(key_of(_name(entry)), entry.total_run_count - 1, self._is_sent, blob, None)
         self._recorded[_name(entry)] = blob
         self._running = None
@@ -185,8 +188,7 @@ class WalScheduler(Scheduler):
             self._store.sync()
 
     def _record_changes(self, store: EntryStore) -> None:
-        settings = self._time_settings()
-        blobs = {name: encode(entry, *settings) for name, entry in self.schedule.items() if entry is not self._running}
+        blobs = {name: self._encode(entry) for name, entry in self.schedule.items() if entry is not self._running}
         changed = ((key_of(name), blob, None) for name, blob in blobs.items() if self._recorded.get(name) != blob)
         while batch := list(islice(changed, _BATCH)):
             store.put_many(batch)
