@@ -170,6 +170,14 @@ class EntryCodec:
             events.append(event)
         return cast("Sequence[EntryEvent]", events)
 
+    def decode_many(self, payloads: Sequence[bytes]) -> Sequence[EntryEvent]:
+        """Return the events of several payloads, checked. Raises ``ValueError``."""
+        return [event for payload in payloads for event in self.decode_events(payload)]
+
+    def count_events(self, payload: bytes) -> int:
+        """Return how many events a payload holds. Raises ``ValueError``."""
+        return len(self.decode_events(payload))
+
     def encode_records(self, records: Sequence[tuple[str, EntryState]]) -> bytes:
         """Return the payload of one frame with these entries."""
         return msgpack.packb([(key, *state) for key, state in records])
