@@ -5,7 +5,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from itertools import count
 
-from walstore.model.events import FINISHED, STARTED, EventForm, Scheduled, form_of
+from walstore.model.events import EventForm, Finished, Scheduled, Started, form_of
 from walstore.model.names import Instant, JobId, id_of, instant_ns
 from walstore.model.records import (
     FAILED_RETRYING,
@@ -112,19 +112,19 @@ class Scheduler:
 
     def mark_started(self, id: JobId, at: Instant) -> bool:
         """Note that a run began. Returns whether the job is known; an unknown one is not created."""
-        job = id_of(id)
-        if job not in self._states:
+        event = form_of(Started(id, at), 0)
+        if event[1] not in self._states:
             return False
-        self._fold((STARTED, job, instant_ns(at, "at")))
+        self._fold(event)
         return True
 
     def mark_finished(self, id: JobId, at: Instant, success: bool) -> bool:
         """Note that a run ended. Returns whether the job is known; the next run has a token of its own."""
-        job = id_of(id)
-        if job not in self._states:
+        event = form_of(Finished(id, at, success), 0)
+        if event[1] not in self._states:
             return False
-        self._fold((FINISHED, job, instant_ns(at, "at"), success))
-        self._tokens.pop(job, None)
+        self._fold(event)
+        self._tokens.pop(event[1], None)
         return True
 
     def retry_at(self, id: JobId, at: Instant) -> bool:
