@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final
+from typing import ClassVar, Final
 
 from tests.crash.worlds import World, jobs_of
 from walstore import Durability, SchedulerJobRecord, SchedulerPersistence, WalOptions, WalPersistence
@@ -51,7 +51,11 @@ Wrap = Callable[[WalPersistence], SchedulerPersistence]
 class Machine:
     """Registrations are kept over all lives, as the code of an application is."""
 
+    running: ClassVar[list[Machine]] = []
+    """All that a test has made, so that they can be switched off when it ends."""
+
     def __init__(self, *, level: Durability = Durability.PROCESS, wrap: Wrap = lambda store: store) -> None:
+        self.running.append(self)
         self.clock = SimulatedClock(NOW_NS)
         self.world = World(1)
         self.world.options = WalOptions(segment_bytes_min=1024)
@@ -124,7 +128,7 @@ async def until(condition: Callable[[], object]) -> None:
     """Let the event loop go round until a condition holds."""
 
     async def wait() -> None:
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # What it waits for may happen in a thread, or on the disk.
             await asyncio.sleep(0)
 
     await asyncio.wait_for(wait(), HANGS_S)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.scheduler.machine import SECOND_NS, Machine, PlainPersistence, until
 from walstore import Cron, Durability, Manual, Once, Periodic, SchedulerJobStatus
+from walstore.model.names import Instant, JobId
 from walstore.scheduler import CircuitBreaker, JobPolicy, JobRun, SchedulerHost
 from walstore.testing.model import NOW_NS
 
@@ -120,7 +121,8 @@ def test_the_event_loop_goes_on_while_the_persistence_is_busy(log: Log) -> None:
     goes_on = threading.Event()
 
     class Slow(PlainPersistence):
-        def record_started(self, id: object, started_at: object) -> None:
+        def record_started(self, id: JobId, started_at: Instant) -> None:
+            super().record_started(id, started_at)
             assert goes_on.wait(30.0), "the event loop stood still"
 
     machine = Machine(wrap=Slow)
@@ -293,7 +295,7 @@ class Gate:
         self.most = 0
         self.ran = 0
 
-    async def __call__(self, run: JobRun) -> None:
+    async def __call__(self, _: JobRun) -> None:
         self.running += 1
         self.most = max(self.most, self.running)
         try:
@@ -312,7 +314,7 @@ def test_a_namespace_shares_a_provider_and_its_limit(machine: Machine, log: Log)
         for number in range(10):
             await host.control.add_scheduled_job(f"a.many.{number}", Manual())
         await host.control.add_scheduled_job("a.many.own", Manual())
-        with pytest.raises(ValueError, match="nobody serves a.b"):
+        with pytest.raises(ValueError, match=r"nobody serves a\.b"):
             await host.control.add_scheduled_job("a.b", Manual())
         with pytest.raises(ValueError, match="nobody serves"):
             await host.control.add_scheduled_job("a.many.more.c", Manual())
@@ -333,7 +335,7 @@ def test_only_so_many_threads(machine: Machine) -> None:
     there: list[int] = []
     most = 0
 
-    def provider(run: JobRun) -> None:
+    def provider(_: JobRun) -> None:
         nonlocal most
         with lock:
             there.append(1)
@@ -384,7 +386,7 @@ def test_what_nobody_serves_stays_until_somebody_does(machine: Machine, log: Log
 
 @pytest.mark.parametrize("exit_by", [SystemExit, KeyboardInterrupt, BaseException])
 def test_whatever_a_thread_raises_is_a_failure(machine: Machine, exit_by: type[BaseException]) -> None:
-    def provider(run: JobRun) -> None:
+    def provider(_: JobRun) -> None:
         raise exit_by
 
     machine.register("a.b", provider)
@@ -398,7 +400,7 @@ def test_whatever_a_thread_raises_is_a_failure(machine: Machine, exit_by: type[B
 
 
 def test_a_cancellation_of_its_own_is_a_failure(machine: Machine) -> None:
-    async def provider(run: JobRun) -> None:
+    async def provider(_: JobRun) -> None:
         raise asyncio.CancelledError
 
     machine.register("a.b", provider)
@@ -414,7 +416,10 @@ def test_a_cancellation_of_its_own_is_a_failure(machine: Machine) -> None:
 def test_a_function_that_returns_a_coroutine_is_a_failure(
     machine: Machine, log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:
-    machine.register("a.b", lambda run: log.on_loop(run))
+    def provider(run: JobRun) -> object:
+        return log.on_loop(run)
+
+    machine.register("a.b", provider)
 
     async def life(host: SchedulerHost) -> None:
         await host.control.add_scheduled_job("a.b", Manual())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -60,7 +59,7 @@ def test_what_happens_to_missed_fires(misfire: Misfire, ran: str) -> None:
         assert next_fire_ns is not None
         if schedule == EVERY:
             phase_ns = (next_fire_ns - NOW_NS) % (10 * SECOND_NS) or 10 * SECOND_NS
-            expected = (PENDING, NOW_NS + phase_ns)
+            expected: tuple[SchedulerJobStatus, int | None] = (PENDING, NOW_NS + phase_ns)
         elif schedule == SECONDLY:
             expected = (PENDING, NOW_NS + SECOND_NS)
         else:
@@ -162,14 +161,14 @@ WHOLE = ["misfire_runs_max", "attempts", "retry_delay_ns", "retry_factor", "retr
 
 @pytest.mark.parametrize("name", [*WHOLE, "timeout_ns", "concurrency"])
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "1"])
-def test_wrong_figures_are_refused(name: str, wrong: Any) -> None:
+def test_wrong_figures_are_refused(name: str, wrong: object) -> None:
     with pytest.raises((TypeError, ValueError), match=name):
-        JobPolicy(**{name: wrong})
+        JobPolicy(**{name: wrong})  # type: ignore[arg-type]  # It is wrong.
 
 
 @pytest.mark.parametrize(
     "wrong", [{"misfire": "skip"}, {"rerun_orphans": 1}, {"rerun_orphans": None}, *({name: None} for name in WHOLE)]
 )
-def test_wrong_kinds_are_refused(wrong: Any) -> None:
+def test_wrong_kinds_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(TypeError, match=next(iter(wrong))):
-        JobPolicy(**wrong)
+        JobPolicy(**wrong)  # type: ignore[arg-type]  # It is wrong.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from types import FrameType
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -233,7 +232,7 @@ def calls_in_tick(scheduler: Scheduler, now_ns: int) -> int:
     """Count the calls of Python and C functions that a tick makes: a measure of its work that is the same each time."""
     calls = 0
 
-    def count(_frame: FrameType, event: str, _arg: Any) -> None:
+    def count(_frame: FrameType, event: str, _arg: object) -> None:
         nonlocal calls
         calls += event in {"call", "c_call"}
 

@@ -132,7 +132,7 @@ class SchedulerHost:
                 self.tick()
                 await self._clock.wait(self._ending, self._tick_ns)
         finally:
-            await self._drain()
+            await self.shut_down()
         if self._error is not None:
             raise self._error
 
@@ -153,6 +153,19 @@ class SchedulerHost:
         await self._runner.idle.wait()
         if self._error is not None:
             raise self._error
+
+    async def shut_down(self) -> None:
+        """Wait for runs, within the grace period, and let nothing begin any more. ``run`` does so at its end.
+
+        For whoever drives the host with ``tick``; afterwards ``control`` takes no more calls.
+        """
+        self._scheduler.pause()
+        self._runner.close()
+        if not await self._clock.wait(self._runner.idle, self._grace_ns):
+            self._runner.cut_off()
+            await self._clock.wait(self._runner.idle, _LAST_WORDS_NS)
+        await self._control._close()
+        await self._recorder.close()
 
     # Looking.
 
@@ -207,15 +220,6 @@ class SchedulerHost:
         changed = [restored for record, restored in now if restored is not None and restored != record]
         if changed:
             await self._recorder.call(partial(self._persistence.restore, changed))
-
-    async def _drain(self) -> None:
-        self._scheduler.pause()
-        self._runner.close()
-        if not await self._clock.wait(self._runner.idle, self._grace_ns):
-            self._runner.cut_off()
-            await self._clock.wait(self._runner.idle, _LAST_WORDS_NS)
-        await self._control._close()
-        await self._recorder.close()
 
     def _fail(self, error: BaseException) -> None:
         """End the host because of an error. The first one is told."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
@@ -24,6 +25,8 @@ class Workers:
         self._queue: SimpleQueue[_Work | None] = SimpleQueue()
         self._threads = 0
         self._busy = 0
+        # The threads of a host that nobody has shut down.
+        weakref.finalize(self, self._queue.put, None)
 
     async def run(self, function: Callable[[], object]) -> BaseException | None:
         """Call ``function`` on a thread. Returns what it raised, and None if it returned.
@@ -45,9 +48,7 @@ class Workers:
 
     def close(self) -> None:
         """Let each thread end once it is done with what it runs."""
-        for _ in range(self._threads):
-            self._queue.put(None)
-        self._threads = 0
+        self._queue.put(None)
 
 
 def _work(queue: SimpleQueue[_Work | None], loop: asyncio.AbstractEventLoop) -> None:
@@ -63,6 +64,8 @@ def _work(queue: SimpleQueue[_Work | None], loop: asyncio.AbstractEventLoop) -> 
             loop.call_soon_threadsafe(_settle, done, error)
         # An idle thread holds nothing of its last run.
         del work, function, done, error
+    # For the next thread.
+    queue.put(None)
 
 
 def _settle(done: asyncio.Future[BaseException | None], error: BaseException | None) -> None:
