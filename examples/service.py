@@ -1,43 +1,42 @@
 """A job service that can be killed at any moment and picks up where it was: run it, kill -9 it, run it again.
 
-Usage: python examples/service.py [directory] [runs]
+Usage: python examples/service.py [directory] [heartbeats]
 """
 
-from __future__ import annotations
-
+import asyncio
+import signal
 import sys
 import time
 
-from walstore import Durability, Periodic, QName, Schedule, SchedulerJobStatus, WalPersistence
-
-JOBS: dict[str, Schedule] = {
-    "example.heartbeat": Periodic(every_ns=200_000_000),
-    "example.report": Periodic(every_ns=500_000_000),
-}
+from walstore import Cron, Manual, Periodic, WalPersistence
+from walstore.scheduler import JobRun, SchedulerHost
 
 
-def main(directory: str = "service.walstore", runs: str = "20") -> None:
-    """Run whatever is due, ``runs`` times."""
-    with WalPersistence(directory, durability=Durability.PROCESS) as store:
-        jobs = {record.id: record for record in store.load_all()}
-        orphaned = [str(job) for job, record in jobs.items() if record.status is SchedulerJobStatus.RUNNING]
-        print(f"{store.recovery.situation.value}: {len(jobs)} jobs, cut off while running: {orphaned or 'none'}")
-        due_ns = {job: record.next_fire_at_ns or 0 for job, record in jobs.items()}
-        for name, schedule in JOBS.items():
-            job = QName.parse(name)
-            if job not in jobs or jobs[job].schedule != schedule:
-                store.record_scheduled(job, schedule)
-                due_ns[job] = schedule.next_after(time.time_ns()) or 0
-        for _ in range(int(runs)):
-            job = min(due_ns, key=due_ns.__getitem__)
-            time.sleep(max(0, due_ns[job] - time.time_ns()) / 1e9)
-            store.record_started(job, time.time_ns())
-            print(f"running {job}")
-            finished_ns = time.time_ns()
-            store.record_finished(job, finished_ns, True)
-            due_ns[job] = JOBS[str(job)].next_after(finished_ns) or 0
-        store.flush_checkpoint()
+async def main(directory: str = "service.walstore", heartbeats: str = "100") -> None:
+    """Run three jobs until there were so many heartbeats, or until SIGTERM."""
+    with WalPersistence(directory) as store:
+        host, left = SchedulerHost(store), int(heartbeats)
+
+        async def heartbeat(_: JobRun) -> None:  # On the event loop.
+            nonlocal left
+            left -= 1
+            if left <= 0:
+                host.stop()
+
+        def report(run: JobRun) -> None:  # On a thread; run.cancel asks it to stop.
+            print(f"{run.id} runs{' again: it was cut off' * run.is_rerun}", flush=True)
+            time.sleep(0.5)
+
+        host.register("example.heartbeat", heartbeat)
+        host.register_namespace("example.reports", report)
+        await host.start()
+        print(f"{store.recovery.situation.value}: {len(host.control.list())} jobs, cut off: {len(host.orphaned)}")
+        await host.control.add_scheduled_job("example.heartbeat", Periodic(every_ns=200_000_000))
+        await host.control.add_scheduled_job("example.reports.hourly", Cron("@hourly"))
+        await host.control.add_scheduled_job("example.reports.start", Manual())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, host.stop)
+        await host.run()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    asyncio.run(main(*sys.argv[1:3]))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from walstore import SchedulerJobStatus, WalPersistence
 from walstore.integrations.celery_blob import decode_history
 from walstore.integrations.entries import EntryStore
 
@@ -17,18 +18,19 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def test_the_service_finds_its_jobs_again(tmp_path: Path) -> None:
-    said = [
-        subprocess.run(
-            [sys.executable, "-W", "error", str(EXAMPLES / "service.py"), str(tmp_path / "store"), "2"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for _ in range(2)
-    ]
-    assert said[0].startswith("created: 0 jobs")
-    assert said[1].startswith("clean: 2 jobs")
-    assert said[1].count("running example.") == 2
+    store = tmp_path / "store"
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "service.py"), str(store)]
+    with subprocess.Popen([*command, "1000"], stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        # In the middle of the report, unless the machine is very slow.
+        said = [service.stdout.readline(), service.stdout.readline()]
+        service.kill()
+    assert said == ["created: 0 jobs, cut off: 0\n", "example.reports.start runs\n"]
+    with WalPersistence(store, read_only=True) as found:
+        cut_off = [job for job in found.load_all() if job.status is SchedulerJobStatus.RUNNING]
+    again = subprocess.run([*command, "2"], capture_output=True, text=True, check=True).stdout
+    assert again.startswith(f"unclean: 3 jobs, cut off: {len(cut_off)}\n")
+    assert "start runs again: it was cut off" in again or str(cut_off).count("reports.start") == 0
 
 
 @pytest.mark.skipif(find_spec("apscheduler") is None, reason="APScheduler is not installed")
