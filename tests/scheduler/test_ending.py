@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.scheduler.machine import HANGS_S, SECOND_NS, Machine, until
+from tests.scheduler.machine import HANGS_S, SECOND_NS, Machine, PlainPersistence, until
 from walstore import Durability, Manual, Once, Periodic, SchedulerJobStatus, SchedulerPersistenceError
 from walstore.errors import StorageFullError, StorePoisonedError
+from walstore.model.names import Instant, JobId
 from walstore.scheduler import JobPolicy, JobRun, SchedulerHost
 from walstore.testing.model import NOW_NS
 
@@ -165,6 +166,33 @@ def test_what_waits_for_its_turn_is_not_begun(machine: Machine) -> None:
     run(machine, life)
     assert len(job.runs) == 1
     assert sorted(record.status.value for record in machine.recorded().values()) == ["Idle", *["Pending"] * 4]
+
+
+@pytest.mark.parametrize("kind", ["on_loop", "on_thread"])
+def test_a_run_whose_start_is_being_recorded_runs_to_its_end(kind: str) -> None:
+    in_start, goes_on = threading.Event(), threading.Event()
+
+    class Slow(PlainPersistence):
+        def record_started(self, id: JobId, started_at: Instant) -> None:
+            in_start.set()
+            assert goes_on.wait(30.0)
+            super().record_started(id, started_at)
+
+    machine, job = Machine(wrap=Slow), Job()
+    job.may_end.set()
+    machine.register("a.b", getattr(job, kind))
+
+    async def life(host: SchedulerHost, running: asyncio.Task[None]) -> None:
+        await host.control.add_scheduled_job("a.b", Manual())
+        await let_time_pass(machine, in_start.is_set)
+        host.stop()
+        await until(lambda: host._scheduler.paused)
+        goes_on.set()
+        await running
+
+    run(machine, life)
+    assert job.ended == 1
+    assert machine.recorded()["a.b"].status is IDLE
 
 
 def test_a_host_that_is_cancelled_ends_as_one_that_is_stopped(machine: Machine) -> None:

@@ -164,6 +164,7 @@ class SchedulerHost:
         if not await self._clock.wait(self._runner.idle, self._grace_ns):
             self._runner.cut_off()
             await self._clock.wait(self._runner.idle, _LAST_WORDS_NS)
+        self._runner.release()
         await self._control._close()
         await self._recorder.close()
 

@@ -140,7 +140,6 @@ class Runner:
         for run in self._runs:
             if not run.has_begun and run.task is not None:
                 run.task.cancel()
-        self._workers.close()
 
     def cut_off(self) -> None:
         """Tell all runs to stop, and record nothing of them any more: the next start finds them as orphans."""
@@ -150,6 +149,10 @@ class Runner:
             # Runs on threads are waited for no longer. The end of one that has ended is being recorded.
             if run.is_executing and run.task is not None:
                 run.task.cancel()
+
+    def release(self) -> None:
+        """Let the threads end, once no run needs one any more."""
+        self._workers.close()
 
     async def _live(self, run: Run, job: str) -> None:
         threads = nullcontext() if run.registration.is_async else self._threads
