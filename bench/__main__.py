@@ -15,6 +15,7 @@ from typing import Final
 
 from bench import machine
 from bench.concurrency import measure_concurrency
+from bench.driver import measure_driver
 from bench.growth import measure_growth
 from bench.latency import measure_closed, measure_paced
 from bench.plots import draw_plots
@@ -35,6 +36,7 @@ _SECTIONS: Final[dict[str, tuple[Callable[[Stage], None], int]]] = {
     "concurrency": (measure_concurrency, 8),
     "growth": (measure_growth, 30),
     "replay": (measure_replay, 10),
+    "driver": (measure_driver, 12),
 }
 """What is measured, and about what share of the time it takes."""
 

@@ -31,6 +31,8 @@ _TITLES: Final = {
     "rewrite": "Checkpoint of many jobs of which few have changed",
     "memory": "Resident memory over an empty process",
     "replay": "Replay of a log",
+    "driver": "The driver of the scheduler: jobs due over 60 s of simulated time, two events each",
+    "tick": "A tick of the scheduler when no job is due, by number of jobs",
 }
 _PREFACE: Final = """A cell is the median of the rounds, with the lowest and the highest in brackets. Peers are given
 the record of each job ready-made, where a scheduler would compute it, and store it under the job's id; walstore is

@@ -27,6 +27,7 @@ class Scale:
     replay_events: int
     changed_jobs: int
     checkpoints_max: int
+    driver_jobs: int
     checkpoints_s: float
     """No further checkpoint in a row is begun after this time."""
 
@@ -54,6 +55,7 @@ SCALES = {
             replay_events=1_000_000,
             changed_jobs=10_000,
             checkpoints_max=100,
+            driver_jobs=100_000,
             checkpoints_s=30.0,
         ),
         Scale(
@@ -71,6 +73,7 @@ SCALES = {
             replay_events=50_000,
             changed_jobs=500,
             checkpoints_max=5,
+            driver_jobs=10_000,
             checkpoints_s=2.0,
         ),
         Scale(
@@ -88,6 +91,7 @@ SCALES = {
             replay_events=2_000,
             changed_jobs=100,
             checkpoints_max=2,
+            driver_jobs=500,
             checkpoints_s=0.5,
         ),
     )

@@ -20,6 +20,10 @@ class Run:
     registration: Registration
     token: CancellationToken
     """Also tells this run from a later one of a job that was cancelled and added again."""
+    transition: asyncio.Lock
+    """The lock under which a transition of the job is recorded and made."""
+    after: Run | None = None
+    """An earlier run of the job that is still there: a job never runs twice at the same time."""
     task: asyncio.Task[None] | None = None
     has_begun: bool = False
     is_executing: bool = False

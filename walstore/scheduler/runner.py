@@ -17,7 +17,7 @@ from walstore.model.records import SchedulerJobRecord
 from walstore.model.schedule import Manual
 from walstore.scheduler.breaker import CircuitBreaker
 from walstore.scheduler.clock import Clock
-from walstore.scheduler.policy import making_up, was_cut_off
+from walstore.scheduler.policy import Misfire, making_up, was_cut_off
 from walstore.scheduler.recorder import Recorder
 from walstore.scheduler.registry import JobRun, Registry
 from walstore.scheduler.run import Run, call
@@ -61,7 +61,8 @@ class Runner:
         self._runs: set[Run] = set()
         self._begun: dict[str, Run] = {}
         self._transitions: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._last: dict[str, Run] = {}
+        """The latest run of each job that has one."""
         self._deadlines: list[tuple[int, int, Run]] = []
         self._numbers = count()
         self._made_up: dict[str, int] = {}
@@ -70,7 +71,11 @@ class Runner:
 
     def transition(self, job: str) -> asyncio.Lock:
         """Return the lock under which a transition of a job is recorded and then made: one at a time, in one order."""
-        return _lock_of(self._transitions, job)
+        lock = self._transitions.get(job)
+        if lock is None:
+            # It exists for as long as somebody holds it or waits for it.
+            lock = self._transitions[job] = asyncio.Lock()
+        return lock
 
     def begun(self, job: str) -> Run | None:
         """Return the run of a job that has begun and has not ended."""
@@ -91,8 +96,9 @@ class Runner:
             return False
         token = self.scheduler.cancel_token_for(job)
         assert token is not None
-        run = Run(record, registration, token)
+        run = Run(record, registration, token, self.transition(job), self._last.get(job))
         self._runs.add(run)
+        self._last[job] = run
         self.idle.clear()
         run.task = asyncio.create_task(self._live(run, job))
         run.task.add_done_callback(partial(self._end_task, run, job))
@@ -156,18 +162,20 @@ class Runner:
 
     async def _live(self, run: Run, job: str) -> None:
         threads = nullcontext() if run.registration.is_async else self._threads
-        # A run of a job that was cancelled may still be there when the job is added again: the new one has to wait.
-        async with _lock_of(self._turns, job):
-            async with run.registration.slots, threads:
-                context = await self._begin(run, job)
-                if context is None:
-                    return
-                success = await self._execute(run, context)
-            if not run.is_cut_off:
-                await self._end(run, job, success=success)
+        if run.after is not None and run.after.task is not None:
+            # A run of a job that was cancelled may still be there when the job is added again.
+            await asyncio.wait({run.after.task})
+            run.after = None
+        async with run.registration.slots, threads:
+            context = await self._begin(run, job)
+            if context is None:
+                return
+            success = await self._execute(run, context)
+        if not run.is_cut_off:
+            await self._end(run, job, success=success)
 
     async def _begin(self, run: Run, job: str) -> JobRun | None:
-        async with self.transition(job):
+        async with run.transition:
             if self._is_closing or self.scheduler.cancel_token_for(job) is not run.token:
                 return None
             run.has_begun = True
@@ -229,7 +237,7 @@ class Runner:
             heapify(self._deadlines)
 
     async def _end(self, run: Run, job: str, *, success: bool) -> None:
-        async with self.transition(job):
+        async with run.transition:
             # Neither the end of a run whose job was cancelled is recorded, nor is it that of a job added since.
             if self.scheduler.cancel_token_for(job) is not run.token:
                 return
@@ -252,12 +260,13 @@ class Runner:
                 self.breaker.succeeded(job)
             else:
                 self.breaker.failed(job, finished_ns)
-            self.plan_retry(job)
+                self.plan_retry(job)
 
     def _making_up(self, run: Run, job: str, at_ns: int, *, success: bool) -> SchedulerJobRecord | None:
         """Return the record after the run where a further fire that was missed is to be made up for."""
-        record, policy = self.scheduler.get(job), run.registration.policy
+        policy = run.registration.policy
         made_up = self._made_up.get(job, 1)
+        record = self.scheduler.get(job) if policy.misfire is Misfire.EACH else None
         if record is None or made_up >= policy.misfire_runs_max:
             return None
         after = making_up(record, run.record.next_fire_at_ns, at_ns, self.up_since_ns, policy, success=success)
@@ -276,6 +285,8 @@ class Runner:
         self._runs.discard(run)
         if self._begun.get(job) is run:
             del self._begun[job]
+        if self._last.get(job) is run:
+            del self._last[job]
         if not self._runs:
             self.idle.set()
         self.report(task)
@@ -287,11 +298,3 @@ def _uncancel() -> None:
     assert task is not None
     while task.cancelling():
         task.uncancel()
-
-
-def _lock_of(locks: WeakValueDictionary[str, asyncio.Lock], job: str) -> asyncio.Lock:
-    """Return the lock of a job, which exists for as long as somebody holds it or waits for it."""
-    lock = locks.get(job)
-    if lock is None:
-        lock = locks[job] = asyncio.Lock()
-    return lock
