@@ -150,6 +150,46 @@ def test_runs_that_take_longer_are_cut_off_and_found_by_the_next_start(
     machine.live(next_life)
 
 
+@pytest.mark.parametrize("kind", ["on_loop", "on_thread"])
+def test_a_job_may_stop_its_host(machine: Machine, kind: str) -> None:
+    hosts: list[SchedulerHost] = []
+
+    def on_thread(_: JobRun) -> None:
+        hosts[0].stop()
+
+    async def on_loop(_: JobRun) -> None:
+        hosts[0].stop()
+
+    machine.register("a.b", on_thread if kind == "on_thread" else on_loop)
+
+    async def life(host: SchedulerHost, running: asyncio.Task[None]) -> None:
+        hosts.append(host)
+        await host.control.add_scheduled_job("a.b", Manual())
+        await let_time_pass(machine, running.done)
+
+    run(machine, life)
+    assert machine.recorded()["a.b"].status is IDLE
+    hosts[0].stop()
+
+
+def test_a_thread_that_asks_a_host_that_is_gone_is_told(machine: Machine) -> None:
+    blocking = []
+
+    async def life(host: SchedulerHost, _: asyncio.Task[None]) -> None:
+        blocking.append(host.control.blocking)
+        host.stop()
+
+    run(machine, life)
+    with pytest.raises(RuntimeError, match="closed"):
+        blocking[0].cancel("a.b")
+
+
+def test_a_host_that_is_stopped_before_it_starts_runs_nothing(machine: Machine) -> None:
+    host = machine.host()
+    host.stop()
+    asyncio.run(host.run())
+
+
 def test_what_waits_for_its_turn_is_not_begun(machine: Machine) -> None:
     job = Job()
 

@@ -154,12 +154,23 @@ class BlockingControl:
         return self._control.list()
 
     def _wait(self, operation: Coroutine[Any, Any, T]) -> T:
+        if _is_in_loop():
+            operation.close()
+            raise RuntimeError("this call would hold up the event loop: use SchedulerControl, and await it")
         try:
-            running = asyncio.get_running_loop()
+            future = asyncio.run_coroutine_threadsafe(operation, self._loop)
         except RuntimeError:
-            return asyncio.run_coroutine_threadsafe(operation, self._loop).result()
-        operation.close()
-        raise RuntimeError(f"this call would hold up {running}: use SchedulerControl, and await it")
+            operation.close()
+            raise
+        return future.result()
+
+
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def changes(known: SchedulerJobRecord | None, schedule: Schedule, *, has_begun: bool, replace: bool) -> bool:

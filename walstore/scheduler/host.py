@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -82,6 +83,7 @@ class SchedulerHost:
         self._control = SchedulerControl(self._runner, persistence)
         self._orphaned: tuple[SchedulerJobRecord, ...] = ()
         self._has_started = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._ending = asyncio.Event()
         self._error: BaseException | None = None
 
@@ -111,6 +113,7 @@ class SchedulerHost:
         if self._has_started:
             raise RuntimeError("a host lives once: make another one")
         self._has_started = True
+        self._loop = asyncio.get_running_loop()
         try:
             await self._restore(await self._recorder.call(self._persistence.load_all))
         except BaseException:
@@ -137,8 +140,13 @@ class SchedulerHost:
             raise self._error
 
     def stop(self) -> None:
-        """Let ``run`` end. For signal handlers of the event loop (``loop.add_signal_handler``), and for jobs."""
-        self._ending.set()
+        """Let ``run`` end. Any thread may call it, and a signal handler; again and afterwards it does nothing."""
+        if self._loop is None:
+            self._ending.set()
+            return
+        # A loop that is closed has nothing left to end.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._ending.set)
 
     def tick(self) -> int:
         """Begin to run what is due now, and return how many jobs that was.
