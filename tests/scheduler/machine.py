@@ -61,6 +61,7 @@ class Machine:
         self.world.options = WalOptions(segment_bytes_min=1024)
         self.level = level
         self.threads = 32
+        self.runs_max = 10_000
         self.grace_ns = 10 * SECOND_NS
         self.breaker: Callable[[], CircuitBreaker] = CircuitBreaker
         self._wrap = wrap
@@ -79,6 +80,7 @@ class Machine:
             self._wrap(store),
             clock=self.clock,
             threads=self.threads,
+            runs_max=self.runs_max,
             grace_ns=self.grace_ns,
             breaker=self.breaker(),
         )

@@ -330,6 +330,27 @@ def test_a_namespace_shares_a_provider_and_its_limit(machine: Machine, log: Log)
     machine.live(life)
 
 
+def test_only_so_many_runs(machine: Machine) -> None:
+    gate = Gate()
+    machine.runs_max = 4
+
+    async def life(host: SchedulerHost) -> None:
+        host.register_namespace("a", gate, JobPolicy(concurrency=2))
+        for number in range(10):
+            await host.control.add_scheduled_job(f"a.{number}", Manual())
+        assert host.tick() == 4
+        await until(lambda: gate.running == 2)
+        assert host.tick() == 0, "two run, and two wait for their turn"
+        gate.opened.set()
+        await host.idle()
+        for number in (4, 2, 0):
+            assert host.tick() == number
+            await host.idle()
+        assert gate.ran == 10
+
+    machine.live(life)
+
+
 def test_only_so_many_threads(machine: Machine) -> None:
     lock, opened = threading.Lock(), threading.Event()
     there: list[int] = []
@@ -446,7 +467,7 @@ def test_a_failure_is_logged_with_its_traceback(machine: Machine, log: Log, capl
     assert "as the test wants it" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["threads", "tick_ns", "grace_ns"])
+@pytest.mark.parametrize("name", ["threads", "runs_max", "tick_ns", "grace_ns"])
 @pytest.mark.parametrize("wrong", [-1, 1.5, True, None])
 def test_wrong_figures_are_refused(machine: Machine, name: str, wrong: object) -> None:
     with pytest.raises((TypeError, ValueError), match=name):

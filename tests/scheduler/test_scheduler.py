@@ -90,17 +90,25 @@ class AgainstAScan(RuleBasedStateMachine):
         assert token is None or token.is_cancelled
         self.happens(Cancelled(job), job)
 
-    @rule(now_ns=instants)
-    def tick(self, now_ns: int) -> None:
+    @rule(now_ns=instants, limit=st.none() | st.integers(0, 3))
+    def tick(self, now_ns: int, limit: int | None) -> None:
         expected = [] if self.is_paused else [job for job in self.jobs if self.is_due(job, now_ns)]
-        found = self.scheduler.tick_at(now_ns)
-        assert sorted(str(record.id) for record in found) == sorted(expected)
-        for job in expected:
+        records_found = self.scheduler.tick_at(now_ns, limit)
+        found = [str(record.id) for record in records_found]
+        dues = [self.due.get(job, self.jobs[job].next_fire_at_ns) or 0 for job in found]
+        assert dues == sorted(dues)
+        if limit is None or limit >= len(expected):
+            assert sorted(found) == sorted(expected)
+        else:
+            assert len(found) == limit
+            later = [self.due.get(job, self.jobs[job].next_fire_at_ns) or 0 for job in set(expected) - set(found)]
+            assert max(dues, default=0) <= min(later), "the earliest come first"
+        for job in found:
             if self.jobs[job].status is FAILED:
                 self.retried.add(job)
             self.jobs[job] = replace(self.jobs[job], status=RUNNING)
             self.due.pop(job, None)
-        assert all(record == self.jobs[str(record.id)] for record in found)
+        assert all(record == self.jobs[str(record.id)] for record in records_found)
 
     @rule(job=jobs, at_ns=instants)
     def mark_started(self, job: str, at_ns: int) -> None:

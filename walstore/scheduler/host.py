@@ -50,22 +50,25 @@ class SchedulerHost:
         clock: Clock | None = None,
         breaker: CircuitBreaker | None = None,
         threads: int = 32,
+        runs_max: int = 10_000,
         tick_ns: int = 100_000_000,
         grace_ns: int = 10_000_000_000,
     ) -> None:
         """Make a host. ``policy`` is for jobs that are registered without one, and for those that nobody serves.
 
-        ``threads`` bounds how many synchronous providers run at once. Due jobs are looked for every ``tick_ns``.
-        ``grace_ns`` is how long runs may go on once the host is told to stop; then they are told to stop as well, and
-        are orphans to the next start.
+        ``threads`` bounds how many synchronous providers run at once; ``runs_max``, how many runs there are in all,
+        those that wait for their turn among them: what else is due waits for a later tick. Due jobs are looked for
+        every ``tick_ns``. ``grace_ns`` is how long runs may go on once the host is told to stop; then they are told to
+        stop as well, and are orphans to the next start.
         """
-        for name, value in (("threads", threads), ("tick_ns", tick_ns), ("grace_ns", grace_ns)):
+        for name, value in (("threads", threads), ("runs_max", runs_max), ("tick_ns", tick_ns), ("grace_ns", grace_ns)):
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"{name} must be an integer, not {value!r}")
             if value < (name != "grace_ns"):
                 raise ValueError(f"{name} must be at least {int(name != 'grace_ns')}, not {value}")
         self._persistence = persistence
         self._clock = clock if clock is not None else SystemClock()
+        self._runs_max = runs_max
         self._tick_ns = tick_ns
         self._grace_ns = grace_ns
         self._scheduler = Scheduler()
@@ -154,7 +157,8 @@ class SchedulerHost:
         ``run`` does so all the time; a simulation calls it instead.
         """
         self._runner.expire()
-        return sum(map(self._runner.dispatch, self._scheduler.tick_at(self._clock.now_ns())))
+        room = self._runs_max - len(self._runner)
+        return sum(map(self._runner.dispatch, self._scheduler.tick_at(self._clock.now_ns(), room)))
 
     async def idle(self) -> None:
         """Return when no run is under way or waiting, and all that ended is recorded. Raises as ``run`` does."""

@@ -20,7 +20,7 @@ from walstore.scheduler.clock import Clock
 from walstore.scheduler.policy import Misfire, making_up, was_cut_off
 from walstore.scheduler.recorder import Recorder
 from walstore.scheduler.registry import JobRun, Registry
-from walstore.scheduler.run import Run, call
+from walstore.scheduler.run import Run, call, uncancel
 from walstore.scheduler.scheduler import Scheduler
 from walstore.scheduler.workers import Workers
 
@@ -103,6 +103,10 @@ class Runner:
         run.task = asyncio.create_task(self._live(run, job))
         run.task.add_done_callback(partial(self._end_task, run, job))
         return True
+
+    def __len__(self) -> int:
+        """Return how many runs there are: under way, and waiting for their turn."""
+        return len(self._runs)
 
     def serve_again(self) -> None:
         """Let jobs that nobody served be due, if somebody serves them now."""
@@ -221,10 +225,10 @@ class Runner:
             error = raised
         finally:
             run.is_executing = False
-        _uncancel()
+        uncancel()
         if run.has_timed_out:
             _log.error("%s did not end within its timeout of %s ns", context.id, timeout_ns)
-        elif error is not None and not run.token.is_cancelled:
+        elif error is not None and not (run.token.is_cancelled and isinstance(error, asyncio.CancelledError)):
             _log.error("%s failed", context.id, exc_info=error)
         return error is None and not run.has_timed_out
 
@@ -290,11 +294,3 @@ class Runner:
         if not self._runs:
             self.idle.set()
         self.report(task)
-
-
-def _uncancel() -> None:
-    """Let the task go on that was cancelled to stop its provider: how the run ended is yet to be recorded."""
-    task = asyncio.current_task()
-    assert task is not None
-    while task.cancelling():
-        task.uncancel()

@@ -88,8 +88,8 @@ class Scheduler:
 
     # Runs.
 
-    def tick_at(self, now: Instant) -> Records:
-        """Return the jobs that are due, and mark them running; none while paused.
+    def tick_at(self, now: Instant, limit: int | None = None) -> Records:
+        """Return the jobs that are due, at most ``limit`` of them, and mark them running; none while paused.
 
         Due is a pending job whose next fire is at ``now`` or earlier, or that has none and is no ``Cron``; and a
         failed one whose retry (``retry_at``) has come. The earliest comes first.
@@ -99,7 +99,7 @@ class Scheduler:
         if self._paused:
             return due
         heap, tickets = self._heap, self._tickets
-        while heap and heap[0][0] <= now_ns:
+        while heap and heap[0][0] <= now_ns and (limit is None or len(due) < limit):
             _, number, job = heappop(heap)
             if tickets.get(job) == number:
                 state = (RUNNING, *self._states[job][1:])
