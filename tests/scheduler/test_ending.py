@@ -209,7 +209,8 @@ def test_what_waits_for_its_turn_is_not_begun(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("kind", ["on_loop", "on_thread"])
-def test_a_run_whose_start_is_being_recorded_runs_to_its_end(kind: str) -> None:
+@pytest.mark.parametrize("is_in_time", [True, False])
+def test_a_run_whose_start_is_being_recorded_when_the_host_ends(kind: str, is_in_time: bool) -> None:
     in_start, goes_on = threading.Event(), threading.Event()
 
     class Slow(PlainPersistence):
@@ -227,12 +228,17 @@ def test_a_run_whose_start_is_being_recorded_runs_to_its_end(kind: str) -> None:
         await let_time_pass(machine, in_start.is_set)
         host.stop()
         await until(lambda: host._scheduler.paused)
+        if not is_in_time:
+            machine.clock.advance(machine.grace_ns)
+            token = host._scheduler.cancel_token_for("a.b")
+            assert token is not None
+            await until(lambda: token.is_cancelled)
         goes_on.set()
         await running
 
     run(machine, life)
-    assert job.ended == 1
-    assert machine.recorded()["a.b"].status is IDLE
+    assert job.ended == is_in_time
+    assert machine.recorded()["a.b"].status is (IDLE if is_in_time else RUNNING)
 
 
 def test_a_host_that_is_cancelled_ends_as_one_that_is_stopped(machine: Machine) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from walstore.model.records import CancellationToken, SchedulerJobRecord
 from walstore.scheduler.registry import JobRun, Provider, Registration
 
-__all__ = ["Run", "call", "uncancel"]
+__all__ = ["Run", "call"]
 
 
 @dataclass(slots=True, eq=False)
@@ -41,11 +41,3 @@ def call(provider: Provider, context: JobRun) -> None:
         if inspect.iscoroutine(result):
             result.close()
         raise TypeError(f"the provider of {context.id} returned an awaitable: define it with async def")
-
-
-def uncancel() -> None:
-    """Let the task go on that was cancelled to stop its provider: how the run ended is yet to be recorded."""
-    task = asyncio.current_task()
-    assert task is not None
-    while task.cancelling():
-        task.uncancel()

@@ -20,7 +20,7 @@ from walstore.scheduler.clock import Clock
 from walstore.scheduler.policy import Misfire, making_up, was_cut_off
 from walstore.scheduler.recorder import Recorder
 from walstore.scheduler.registry import JobRun, Registry
-from walstore.scheduler.run import Run, call, uncancel
+from walstore.scheduler.run import Run, call
 from walstore.scheduler.scheduler import Scheduler
 from walstore.scheduler.workers import Workers
 
@@ -199,7 +199,7 @@ class Runner:
 
     async def _execute(self, run: Run, context: JobRun) -> bool:
         """Call the provider. Returns whether it succeeded."""
-        # It may have been cancelled in the meantime, or the grace period may be over.
+        # The grace period may have come to its end while the start was recorded.
         if run.token.is_cancelled:
             return False
         error: BaseException | None = None
@@ -225,7 +225,6 @@ class Runner:
             error = raised
         finally:
             run.is_executing = False
-        uncancel()
         if run.has_timed_out:
             _log.error("%s did not end within its timeout of %s ns", context.id, timeout_ns)
         elif error is not None and not (run.token.is_cancelled and isinstance(error, asyncio.CancelledError)):
