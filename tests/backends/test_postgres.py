@@ -212,7 +212,7 @@ def test_the_tables_read_well(dsn: str, schema: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["often", "once", "once soon", "periodic 0", "manual 1"])
-def test_a_row_that_nobody_here_wrote_is_told(dsn: str, schema: str, wrong: str) -> None:
+def test_a_schedule_that_nobody_here_wrote_is_told(dsn: str, schema: str, wrong: str) -> None:
     with PostgresPersistence(dsn, schema=schema) as store:
         store.record_started(JOB, 1)
         with administrator(dsn, schema) as execute:
@@ -221,6 +221,13 @@ def test_a_row_that_nobody_here_wrote_is_told(dsn: str, schema: str, wrong: str)
             store.load_all()
         with pytest.raises(StorageError, match=JOB):
             list(store.iter_jobs())
+
+
+def test_an_id_that_nobody_here_wrote_is_told(dsn: str, schema: str) -> None:
+    with PostgresPersistence(dsn, schema=schema) as store, administrator(dsn, schema) as execute:
+        execute("INSERT INTO jobs VALUES ('nodot', 'Idle', NULL, NULL, NULL, 0, 'manual')")
+        with pytest.raises(StorageError, match="nodot"):
+            store.load_all()
 
 
 def test_an_expression_that_can_not_be_stored_is_refused_before_it_is_recorded(dsn: str, schema: str) -> None:

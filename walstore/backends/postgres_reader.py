@@ -10,7 +10,7 @@ from walstore.backends.postgres_connection import Connection, ServerUnreachableE
 from walstore.backends.postgres_schema import ALL_JOBS, ORDERED_JOBS, POSITION, state_of_row
 from walstore.backends.postgres_session import Claim, check_version
 from walstore.errors import SchedulerPersistenceError, StoreNotFoundError
-from walstore.model.records import SchedulerJobRecord, record_of
+from walstore.model.records import SchedulerJobRecord, record_of, uncollected
 
 __all__ = ["Position", "Reader", "Snapshot"]
 
@@ -39,7 +39,8 @@ class Snapshot:
         """Return every job, in any order."""
         with server_errors(f"reading {self._claim.place}"):
             rows = self._connection.execute(ALL_JOBS).fetchall()
-        return [record_of(*state_of_row(row)) for row in rows]
+        with uncollected():
+            return [record_of(*state_of_row(row)) for row in rows]
 
     def stream(self) -> Generator[SchedulerJobRecord]:
         """Yield every job in the order of the ids, a few at a time in memory."""

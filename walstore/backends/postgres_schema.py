@@ -16,6 +16,7 @@ from typing import Final
 
 from walstore.errors import StorageError
 from walstore.model.events import CANCELLED, FINISHED, RESTORED, SCHEDULED, STARTED, EventForm
+from walstore.model.names import QName
 from walstore.model.records import JobState, SchedulerJobStatus
 from walstore.model.schedule import Cron, Manual, Once, Periodic, ScheduleForm, schedule_of
 
@@ -156,6 +157,7 @@ def state_of_row(row: JobRow) -> tuple[str, JobState]:
     """Return the id and the state of a row. Raises ``StorageError`` for one that this release would not write."""
     job, status, next_fire_ns, started_ns, finished_ns, failures, schedule = row
     try:
+        QName.parse(job)
         state = _STATUS_NUMBERS[status], next_fire_ns, started_ns, finished_ns, failures, _schedule_form(schedule)
     except (KeyError, ValueError) as error:
         raise StorageError(
