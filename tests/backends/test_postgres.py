@@ -303,6 +303,17 @@ def test_every_transaction_checks_the_epoch(dsn: str, schema: str, level: Durabi
         old.close()
 
 
+def test_the_place_is_free_as_soon_as_a_store_is_closed(dsn: str, schema: str) -> None:
+    with administrator(dsn, schema) as execute:
+        for _ in range(10):
+            store = PostgresPersistence(dsn, schema=schema)
+            held = "SELECT objid FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
+            key = store._store.claim.lock_class
+            assert execute(held, key) == [(store.epoch,)]
+            store.close()
+            assert execute(held, key) == []
+
+
 def test_who_comes_while_the_session_is_lost_takes_over(dsn: str, schema: str) -> None:
     with PostgresPersistence(dsn, schema=schema) as old:
         old.record_started(JOB, 1)

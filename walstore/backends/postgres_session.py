@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +35,7 @@ from walstore.backends.postgres_schema import (
 from walstore.errors import (
     FencedError,
     NewerFormatError,
+    SchedulerPersistenceError,
     StorageError,
     StoreLockedError,
     StoreNotFoundError,
@@ -146,8 +148,15 @@ class Session:
                 f"{self._claim.place} refused a batch for no reason that can be seen: look who else writes"
             )
 
+    def leave(self) -> None:
+        """Give the place back, so that the next one who comes finds it free, and close."""
+        # The server ends the session some time after it was told, and the lock would go only then.
+        with suppress(SchedulerPersistenceError), server_errors(f"leaving {self._claim.place}"):
+            self._connection.execute(b"SELECT pg_advisory_unlock(%s, %s)", (self._claim.lock_class, self.epoch))
+        self.close()
+
     def close(self) -> None:
-        """Give the connection back, and with it the sign that the place is taken."""
+        """Close the connection, of which nothing more is expected."""
         self._connection.close()
 
 

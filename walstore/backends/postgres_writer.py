@@ -173,7 +173,7 @@ class Writer:
                 # Nobody must go on buffering for a thread that is no more.
                 self.refuse(lambda: StorePoisonedError(f"the thread that writes to {self._claim.place} has died"))
             if self._session is not None:
-                self._session.close()
+                self._session.leave()
 
     def _work(self) -> None:
         while not self._ends:
