@@ -428,6 +428,38 @@ def test_lost_sessions(dsn: str, schema: str, level: Durability) -> None:
         assert failures(store) == 30
 
 
+def test_a_commit_that_was_not_waited_for_is_waited_for_again(own_server: PostgresServer, schema: str) -> None:
+    """A session that ends while it waits for a synchronous standby has committed, and nobody knows where to."""
+    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name LIKE 'walstore%%'"
+
+    def until_another_waits(execute: Callable[..., list[tuple[Any, ...]]], before: list[tuple[Any, ...]]) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while execute(waiting) in ([], before):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    with (
+        PostgresPersistence(own_server.dsn, schema=schema, durability=Durability.POWER) as store,
+        administrator(own_server.dsn, schema) as execute,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        store.record_started(JOB, 1)
+        execute("ALTER SYSTEM SET synchronous_standby_names = 'absent'")
+        execute("SELECT pg_reload_conf()")
+        try:
+            call = pool.submit(store.record_finished, JOB, 2, False)
+            until_another_waits(execute, [])
+            before = execute(waiting)
+            execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+            until_another_waits(execute, before)
+            assert not call.done()
+        finally:
+            execute("ALTER SYSTEM RESET synchronous_standby_names")
+            execute("SELECT pg_reload_conf()")
+        call.result(DEADLINE_S)
+        assert failures(store) == 1
+
+
 @pytest.mark.parametrize("part", range(3))
 def test_a_network_that_breaks_at_any_byte(own_server: PostgresServer, schema: str, part: int) -> None:
     """In the middle of a statement, of its answer, of coming back: what is acknowledged is applied once."""

@@ -84,6 +84,8 @@ class Session:
     def __init__(self, claim: Claim, connection: Connection, level: str, epoch: int, sequence: int) -> None:
         self.epoch = epoch
         self.sequence = sequence
+        self.flushed = -1
+        """The number of the last batch for whose way to the device this session has waited."""
         self._claim = claim
         self._connection = connection
         # All other levels of a server flush to its own device before they answer.
@@ -138,6 +140,8 @@ class Session:
                 connection.execute(TELL, (self.epoch, number, *columns))
             connection.execute(b"COMMIT")
         self.sequence = number
+        if durable:
+            self.flushed = number
 
     def _look(self) -> None:
         """Find out why the place of the last batch was not where it was thought to be."""

@@ -13,38 +13,24 @@ import threading
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Final
 
 from walstore.backends.postgres_connection import ServerUnreachableError, retrying
+from walstore.backends.postgres_entries import Refusal, Refuser, Ticket, again
 from walstore.backends.postgres_options import PostgresOptions
 from walstore.backends.postgres_session import Claim, Session, reclaim
 from walstore.errors import FencedError, SchedulerPersistenceError, StorageError, StorePoisonedError
 from walstore.model.events import EventForm
 
-__all__ = ["Refusal", "Writer"]
+__all__ = ["Writer"]
 
 _logger = logging.getLogger("walstore")
 
 _NS_PER_S: Final = 1_000_000_000
 _FOR_GOOD: Final = (FencedError, StorePoisonedError)
-
-Refusal = Callable[[], SchedulerPersistenceError]
-
-
-class _Ticket:
-    """Events whose caller waits for them; or none, of one who waits for all before. A bare lock stands for "done"."""
-
-    __slots__ = ("done", "durable", "error", "forms")
-
-    def __init__(self, forms: Sequence[EventForm], *, durable: bool) -> None:
-        self.forms = forms
-        self.durable = durable
-        self.error: SchedulerPersistenceError | None = None
-        self.done = threading.Lock()
-        self.done.acquire()
 
 
 @dataclass(slots=True)
@@ -53,15 +39,7 @@ class _Batch:
     forms: list[EventForm]
 
 
-_Entry = Sequence[EventForm] | _Ticket
-
-
-class _Refuser:
-    def __init__(self, refusal: Refusal) -> None:
-        self._refusal = refusal
-
-    def append(self, _: object) -> NoReturn:
-        raise self._refusal()
+_Entry = Sequence[EventForm] | Ticket
 
 
 class Writer:
@@ -76,11 +54,12 @@ class Writer:
         self._options = options
         # Never replaced by another one: a thread that is about to append would append to the wrong one.
         self._entries: deque[_Entry] = deque()
-        self._sink: deque[_Entry] | _Refuser = self._entries
+        self._sink: deque[_Entry] | Refuser = self._entries
         # Putting to this queue never waits, so a signal handler may do it wherever it comes. True is urgent.
         self._wakes: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._is_idle = False
         self._number = 0
+        self._turn = 0
         self._kept: list[_Batch] = []
         self._kept_events = 0
         self._sync_due_ns = 0
@@ -97,7 +76,7 @@ class Writer:
     @property
     def unsaved_events(self) -> int:
         """How many events were acknowledged and are not known to be on the server's device."""
-        return self._kept_events + sum(len(entry) for entry in list(self._entries) if not isinstance(entry, _Ticket))
+        return self._kept_events + sum(len(entry) for entry in list(self._entries) if not isinstance(entry, Ticket))
 
     def buffer(self, forms: Sequence[EventForm]) -> None:
         """Take events that belong together. The caller waits only when the buffer is full.
@@ -118,13 +97,13 @@ class Writer:
 
         Raises what keeps it from that.
         """
-        ticket = _Ticket(forms, durable=durable)
+        ticket = Ticket(forms, durable=durable)
         self._sink.append(ticket)
         self._wait_for(ticket)
 
     def refuse(self, refusal: Refusal) -> None:
         """Let every further call raise."""
-        self._sink = _Refuser(refusal)
+        self._sink = Refuser(refusal)
 
     def accept(self) -> None:
         """Take events again, after ``refuse``."""
@@ -134,12 +113,12 @@ class Writer:
         """Return when all is on the server's device. To be called after ``refuse``. Raises what keeps it from that."""
         if self._failure is None:
             # A batch on its way is counted nowhere, so first wait until none is. That takes no server if none is left.
-            self._enter(_Ticket((), durable=False))
+            self._enter(Ticket((), durable=False))
         failure = self._failure
         if failure is not None and (self.unsaved_events or isinstance(failure, StorePoisonedError)):
-            raise _again(failure)
+            raise again(failure)
         if failure is None and self.unsaved_events:
-            self._enter(_Ticket((), durable=True))
+            self._enter(Ticket((), durable=True))
 
     def stop(self) -> None:
         """End the thread and the session. What is not written by then is lost."""
@@ -151,17 +130,17 @@ class Writer:
         """Whether the calling thread is the writer's own."""
         return self._thread is threading.current_thread()
 
-    def _enter(self, ticket: _Ticket) -> None:
+    def _enter(self, ticket: Ticket) -> None:
         self._entries.append(ticket)
         self._wait_for(ticket)
 
-    def _wait_for(self, ticket: _Ticket) -> None:
+    def _wait_for(self, ticket: Ticket) -> None:
         self._wakes.put(True)
         while not ticket.done.acquire(timeout=1):
             if not self._thread.is_alive() and not ticket.done.acquire(blocking=False):
                 raise StorageError(f"{self._claim.place} was closed meanwhile: whether this was recorded is not known")
         if ticket.error is not None:
-            raise _again(ticket.error)
+            raise again(ticket.error)
 
     # What follows is for the thread alone.
 
@@ -209,13 +188,13 @@ class Writer:
         finally:
             self._is_idle = False
 
-    def _gather(self) -> tuple[list[EventForm], list[_Ticket], bool]:
+    def _gather(self) -> tuple[list[EventForm], list[Ticket], bool]:
         """Take entries out of the queue: the events of one batch, who waits for it, and whether for the device."""
         forms: list[EventForm] = []
-        tickets: list[_Ticket] = []
+        tickets: list[Ticket] = []
         while self._entries and len(forms) < self._options.batch_events:
             entry = self._entries.popleft()
-            if isinstance(entry, _Ticket):
+            if isinstance(entry, Ticket):
                 tickets.append(entry)
                 forms += entry.forms
             else:
@@ -223,6 +202,7 @@ class Writer:
         return forms, tickets, any(ticket.durable for ticket in tickets)
 
     def _write(self, forms: list[EventForm], *, durable: bool) -> None:
+        self._turn = self._number + 1
         is_behind = bool(self._kept) and self._kept[-1].number > self.applied
         if forms or (durable and not is_behind):
             self._number += 1
@@ -253,7 +233,12 @@ class Writer:
                     )
                 place = bisect_right(self._kept, session.sequence, key=lambda batch: batch.number)
                 if place == len(self._kept):
-                    break
+                    if not durable or session.flushed >= self._kept[-1].number:
+                        break
+                    # It is there, but it came with a session that was lost before the device, or a synchronous
+                    # standby, had answered. Another one behind it waits for both.
+                    self._number += 1
+                    self._kept.append(_Batch(self._number, []))
                 batch = self._kept[place]
                 session.apply(batch.number, batch.forms, durable=durable and batch is self._kept[-1])
         except SchedulerPersistenceError:
@@ -262,27 +247,28 @@ class Writer:
             raise
         self.applied = session.sequence
 
-    def _fail(self, error: SchedulerPersistenceError, tickets: list[_Ticket]) -> None:
+    def _fail(self, error: SchedulerPersistenceError, tickets: list[Ticket]) -> None:
         if isinstance(error, _FOR_GOOD):
             if self._failure is None:
                 _logger.error("%s", error)
             self._failure = error
-            self.refuse(lambda: _again(error))
+            self.refuse(lambda: again(error))
         else:
             _logger.error("%s", error)
             self._postpone_sync()
             if isinstance(error, ServerUnreachableError):
                 error = ServerUnreachableError(f"{error} Whether this call was recorded is not known.")
-        if any(ticket.forms for ticket in tickets) and self._kept and self._kept[-1].number == self._number:
+        if any(ticket.forms for ticket in tickets):
             # Its callers are told, and may call again. Should the server have it after all, its number is not used by
             # another one.
-            self._kept_events -= len(self._kept.pop().forms)
+            while self._kept and self._kept[-1].number >= self._turn:
+                self._kept_events -= len(self._kept.pop().forms)
         self._unsent_events = sum(len(batch.forms) for batch in self._kept if batch.number > self.applied)
         with suppress(IndexError):
             # Those who wait behind would only be told the same, later.
-            while isinstance(self._entries[0], _Ticket):
+            while isinstance(self._entries[0], Ticket):
                 entry = self._entries.popleft()
-                assert isinstance(entry, _Ticket)
+                assert isinstance(entry, Ticket)
                 tickets.append(entry)
         for ticket in tickets:
             ticket.error = error
@@ -290,10 +276,3 @@ class Writer:
 
     def _postpone_sync(self) -> None:
         self._sync_due_ns = time.monotonic_ns() + self._options.sync_interval_ns
-
-
-def _again(error: SchedulerPersistenceError) -> SchedulerPersistenceError:
-    """Return the same error for another thread: a traceback belongs to one."""
-    copy = type(error)(*error.args)
-    copy.__cause__ = error
-    return copy
