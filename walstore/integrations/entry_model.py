@@ -63,14 +63,9 @@ EntryEvent = (
     | tuple[Literal[4], str, int]
     | tuple[Literal[5], str]
 )
-"""An event: its kind, the key, and
-
-- ``PUT``: when the next run is due, and the blob;
-- ``STARTED``: which run (by the instant for which it was planned, or any number), and when it began;
-- ``FINISHED``: which run, when it ended, and whether it succeeded;
-- ``DROPPED``: which run was started and then not made after all;
-- ``REMOVED``: nothing more.
-"""
+"""An event: its kind, the key, and of ``PUT`` when the next run is due, and the blob; of the runs which one it is (by
+the instant for which it was planned, or any number), when it began or ended, and whether it succeeded. One that was
+``DROPPED`` was started and then not made after all."""
 
 EntryState = tuple[bool, bytes, int | None, int | None, int | None, int, tuple[int, ...]]
 """Whether the entry is there (or gone, with runs that have not ended), its blob, when the next run is due, when the
@@ -164,14 +159,13 @@ class EntryCodec:
 
     def decode_events(self, payload: bytes) -> Sequence[EntryEvent]:
         """Return the events of a payload, checked. Raises ``ValueError``."""
-        events = []
-        for event in unpack_rows(payload, _CELLS_MAX):
+        events = list(unpack_rows(payload, _CELLS_MAX))
+        for event in events:
             _check_event(event)
-            events.append(event)
         return cast("Sequence[EntryEvent]", events)
 
     def decode_many(self, payloads: Sequence[bytes]) -> Sequence[EntryEvent]:
-        """Return the events of several payloads, checked. Raises ``ValueError``."""
+        """Return the events of several payloads, checked."""
         return [event for payload in payloads for event in self.decode_events(payload)]
 
     def count_events(self, payload: bytes) -> int:
