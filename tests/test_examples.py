@@ -37,11 +37,13 @@ def test_the_service_finds_its_jobs_again(tmp_path: Path) -> None:
 def test_the_service_with_apscheduler_does_again_what_was_cut_off(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", str(EXAMPLES / "apscheduler_service.py"), str(tmp_path / "store")]
     with subprocess.Popen([*command, "60"], stdout=subprocess.PIPE, text=True) as service:
-        assert service.stdout is not None
-        assert service.stdout.readline() == "jobs: []\n"
-        while service.stdout.readline() != "running report once\n":
-            """The heartbeat runs before and meanwhile."""
-        service.kill()
+        try:
+            assert service.stdout is not None
+            assert service.stdout.readline() == "jobs: []\n"
+            while service.stdout.readline() != "running report once\n":
+                """The heartbeat runs before and meanwhile."""
+        finally:
+            service.kill()
     said = subprocess.run([*command, "0.5"], capture_output=True, text=True, check=True).stdout
     assert said.startswith("cut off while running: once of ")
     assert "'once'" in said.splitlines()[1]
