@@ -18,7 +18,6 @@ from walstore.errors import (
     StorageError,
     StoreLockedError,
     StoreNotFoundError,
-    storage_error,
     storage_errors,
 )
 from walstore.format.filenames import LOCK_NAME, is_temporary
@@ -50,10 +49,8 @@ class Opened:
 
     def check_fence(self) -> None:
         """Raise ``FencedError`` where the directory was moved, removed or replaced under the open store."""
-        try:
+        with storage_errors(f"looking at {self.directory}"):
             is_ours = self.lock.is_at(f"{self.directory}/{LOCK_NAME}")
-        except OSError as error:
-            raise storage_error(error, f"looking at {self.directory}") from error
         if not is_ours:
             raise FencedError(
                 f"{self.directory} was moved, removed or replaced while this store had it open. What was recorded "
