@@ -12,14 +12,7 @@ from walstore.engine.recovery import Progress, RecoveryReport, Situation, recove
 from walstore.engine.repair import keep_torn_tail, reframe, remove_leftovers
 from walstore.engine.segment import Identity, Segment, create_segment
 from walstore.engine.survey import Files, is_store, survey
-from walstore.errors import (
-    OPENING,
-    FencedError,
-    StorageError,
-    StoreLockedError,
-    StoreNotFoundError,
-    storage_errors,
-)
+from walstore.errors import OPENING, FencedError, StorageError, StoreLockedError, StoreNotFoundError, storage_errors
 from walstore.format.filenames import LOCK_NAME, is_temporary
 from walstore.format.layout import FileKind
 from walstore.fs.api import FileSystem, Lock
