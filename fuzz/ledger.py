@@ -20,7 +20,17 @@ from fuzz.harness import Tally
 __all__ = ["add", "read", "table", "version"]
 
 PATH: Final = Path(__file__).with_name("ledger.json")
-_ENGINE: Final = ("errors.py", "fs", "format", "model", "engine", "options.py", "persistence.py", "hotpath.py", "wal.py")
+_ENGINE: Final = (
+    "errors.py",
+    "options.py",
+    "model",
+    "format",
+    "fs",
+    "persistence.py",
+    "engine",
+    "hotpath.py",
+    "wal.py",
+)
 
 Counts = dict[str, dict[str, float]]
 """Runs, points, seconds and failures by harness."""

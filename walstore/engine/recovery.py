@@ -155,24 +155,26 @@ class _Walk(Generic[EventT, StateT]):
     def _read(self, link: Link, start: int) -> FrameReader:
         """Take in the frames of a segment from an offset, up to its end or to the first trouble."""
         reader = FrameReader(link.file, link.header.nonce, start, link.end)
-        count_events = self._codec.count_events
+        # Names of this function, since a log of single events has millions of frames.
+        end, count_events, progress = self._end, self._codec.count_events, self._progress
+        events, clean = end.events, end.clean
         for offset, frame in reader:
-            self._end.clean = False
-            if frame.kind is FrameKind.EVENTS:
+            clean = False
+            if frame[0] is FrameKind.EVENTS:
                 try:
-                    self._end.events += count_events(frame.payload)
+                    events += count_events(frame[1])
                 except ValueError as error:
                     what = f"a frame that verifies holds something else than events ({error})"
                     raise _corrupt(what, link, offset) from error
             elif frame.kind is FrameKind.WATERMARK:
                 mark = self._watermark(link, offset, frame)
-                self._end.clean = mark.clean
-                self._end.watermark_lsn = max(self._end.watermark_lsn, mark.lsn)
+                clean = mark.clean
+                end.watermark_lsn = max(end.watermark_lsn, mark.lsn)
             else:
                 raise _corrupt(f"a frame of the kind {frame.kind.name} does not belong into the log", link, offset)
-            if self._progress is not None:
-                self._report(self._progress, self._done_bytes + offset)
-        self._end.end_lsn = link.base_lsn + reader.position
+            if progress is not None:
+                self._report(progress, self._done_bytes + offset)
+        end.events, end.clean, end.end_lsn = events, clean, link.base_lsn + reader.position
         return reader
 
     def _watermark(self, link: Link, offset: int, frame: Frame) -> Watermark:

@@ -77,10 +77,13 @@ class JobCodec:
                 events += self._decode_singles(singles)
                 singles.clear()
             else:
-                events += self._decode_singles(singles)
-                singles.clear()
+                if singles:
+                    events += self._decode_singles(singles)
+                    singles.clear()
                 events += self.decode_events(payload)
-        return events + self._decode_singles(singles)
+        if singles:
+            events += self._decode_singles(singles)
+        return events
 
     def _decode_singles(self, payloads: Sequence[bytes]) -> list[EventForm]:
         # One after another they are the elements of an array, for which one call is enough: a third of the time.

@@ -32,8 +32,16 @@ def fold(states: dict[str, JobState], events: Iterable[EventForm]) -> None:
                 states[job] = RUNNING, next_fire_ns, event[2], finished_ns, failures, schedule
         elif event[0] == FINISHED:
             # A run that ends after its job was cancelled must not bring the job back, so an unknown id stays unknown.
-            if state is not None:
-                states[job] = _finished(state, event[2], success=event[3])
+            if state is None:
+                continue
+            _, _, started_ns, _, failures, schedule = state
+            at_ns = event[2]
+            if event[3] and schedule[0] == _PERIODIC:
+                again_ns: int = at_ns + schedule[1]  # type: ignore[operator,misc]  # Its value is a period.
+                if again_ns <= INSTANT_MAX_NS:
+                    states[job] = PENDING, again_ns, started_ns, at_ns, 0, schedule
+                    continue
+            states[job] = _finished(state, at_ns, success=event[3])
         elif event[0] == SCHEDULED:
             states[job] = _scheduled(state, event[2], event[3])
         elif event[0] == CANCELLED:
