@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from walstore.engine.log import Log, Refusal
@@ -90,8 +91,10 @@ class Commit:
         if self._lock.acquire(blocking=False):
             # The leader was done before it could have seen this one.
             self._lead(target_lsn)
-        else:
-            waiter.bell.acquire(timeout=_NAP_MAX_S)
+        elif not waiter.bell.acquire(timeout=_NAP_MAX_S):
+            # It comes again, and is not to be called twice.
+            with suppress(ValueError):
+                self._waiters.remove(waiter)
 
     def _linger(self) -> None:
         """Give those who were woken by the last sync the time to append again, as long as they keep coming.
