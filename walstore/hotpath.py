@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from xxhash import xxh3_64_digest
 
 from walstore.engine.store import Store
+from walstore.errors import storage_error
 from walstore.format.run_frames import CUT_INSTANT_MIN_NS, RunFrames
 from walstore.model.events import FINISHED, STARTED, EventForm
 from walstore.model.names import INSTANT_MAX_NS, Instant, JobId, id_of, instant_ns, known_ids
@@ -116,6 +117,8 @@ def _into_log(store: Store[EventForm, JobState]) -> HotPath:
                 write(xxh3_64_digest(body, seed) + body)
             except ValueError:
                 log.append_body(body)
+            except OSError as error:
+                raise storage_error(error, f"writing to {log.live.path}") from error
             store.logged_events += 1
         else:
             record(started_form(id, started_at))
@@ -135,6 +138,8 @@ def _into_log(store: Store[EventForm, JobState]) -> HotPath:
                 write(xxh3_64_digest(body, seed) + body)
             except ValueError:
                 log.append_body(body)
+            except OSError as error:
+                raise storage_error(error, f"writing to {log.live.path}") from error
             store.logged_events += 1
         else:
             record(finished_form(id, finished_at, success))
