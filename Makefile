@@ -30,7 +30,7 @@ BENCH := .venv/bench
 # Tests run from here: nothing of the checkout can be imported from it.
 RUN := build/run-$(VERSION)
 # The benchmark plugin warns beside xdist, and a warning is an error; benchmarks are no tests anyway.
-PYTEST := $(CURDIR)/$(TEST)/bin/pytest -c $(CURDIR)/pyproject.toml --rootdir=$(CURDIR) -n 2 --benchmark-disable -q
+PYTEST := $(CURDIR)/$(TEST)/bin/pytest -c $(CURDIR)/pyproject.toml --rootdir=$(CURDIR) -n 2 --dist worksteal --benchmark-disable -q
 
 # Folders as well: deleting a file touches its folder.
 SOURCES := _walstore.py $(shell find walstore -name __pycache__ -prune -o -print)

@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar
 
 from walstore.errors import StoreClosedError
-from walstore.model.events import Cancelled, Event, Finished, Scheduled, Started, form_of
-from walstore.model.names import Instant, JobId
+from walstore.model.events import Cancelled, Event, Finished, Scheduled, Started
+from walstore.model.names import Instant, JobId, id_of, instant_ns
 from walstore.model.records import SchedulerJobRecord
-from walstore.model.schedule import Schedule
+from walstore.model.schedule import KINDS, Schedule
 from walstore.persistence import BatchPersistence
 
 __all__ = ["AsyncPersistence", "BatchingPersistence"]
@@ -76,19 +76,23 @@ class AsyncPersistence:
 
     async def record_scheduled(self, id: JobId, schedule: Schedule) -> None:
         """Record that a job was given a schedule, as of the store's clock."""
-        await self._record(Scheduled(id, schedule))
+        if not isinstance(schedule, KINDS):
+            raise TypeError(f"a schedule is Once, Periodic, Cron or Manual, not {schedule!r}")
+        await self._record(Scheduled(id_of(id), schedule))
 
     async def record_started(self, id: JobId, started_at: Instant) -> None:
         """Record that a run of a job began."""
-        await self._record(Started(id, started_at))
+        await self._record(Started(id_of(id), instant_ns(started_at, "started_at")))
 
     async def record_finished(self, id: JobId, finished_at: Instant, success: bool) -> None:
         """Record how a run of a job ended."""
-        await self._record(Finished(id, finished_at, success))
+        if success is not True and success is not False:
+            raise TypeError(f"success must be a bool, not {success!r}")
+        await self._record(Finished(id_of(id), instant_ns(finished_at, "finished_at"), success))
 
     async def cancel(self, id: JobId) -> None:
         """Record that a job was cancelled."""
-        await self._record(Cancelled(id))
+        await self._record(Cancelled(id_of(id)))
 
     async def record_many(self, events: Iterable[Event]) -> None:
         """Record several events as one: after a crash all of them are there, or none."""
@@ -131,8 +135,7 @@ class AsyncPersistence:
         await self.close()
 
     def _record(self, event: Event) -> _Flush:
-        """Put an event into the batch that is filling, and return what to wait for."""
-        form_of(event, 0)
+        """Put a checked event into the batch that is filling, and return what to wait for."""
         flush = self._flush
         if flush is None:
             self._raise_if_closed()
