@@ -23,7 +23,7 @@ from walstore.format.frame import Frame, NeedMore, encode_frame, frame_body, sea
 from walstore.format.layout import HEADER_BYTES, FrameKind, Header
 from walstore.fs.api import File, FileSystem
 from walstore.fs.os_append import PwriteAppender
-from walstore.hotpath import HotPath, started_form
+from walstore.hotpath import HotPath, finished_form
 from walstore.model.events import EventForm
 from walstore.model.names import Instant, JobId
 from walstore.model.records import JobState
@@ -150,21 +150,22 @@ def write_method_and_seed_read_apart() -> None:
 
 @defect("threads")
 def hot_path_seeds_for_one_segment_and_writes_to_another() -> None:
-    """The hot path looks up where to write only when the frame is ready, a rotation after its seed."""
+    """The hot path looks its seed up first, and where to write only when the frame is ready, a rotation later."""
     into_log = hotpath._into_log
 
     def read_apart(store: JobStore) -> HotPath:
         log, known = store.log, into_log(store)
 
-        def record_started(id: JobId, started_at: Instant) -> None:
-            body = frame_body(FrameKind.EVENTS, store._plug.codec.encode_events([started_form(id, started_at)]))
-            frame = seal_body(body, log.head[1])
+        def record_finished(id: JobId, finished_at: Instant, success: bool) -> None:
+            seed = log.head[1]
+            form = finished_form(id, finished_at, success)
+            body = frame_body(FrameKind.EVENTS, store._plug.codec.encode_events([form]))
             try:
-                log.head[0](frame)
+                log.head[0](seal_body(body, seed))
             except ValueError:
                 log.append_body(body)
 
-        return known._replace(record_started=record_started)
+        return known._replace(record_finished=record_finished)
 
     swap(hotpath, "_into_log", read_apart)
 
