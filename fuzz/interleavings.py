@@ -23,7 +23,7 @@ __all__ = ["MEETINGS", "WatchedFileSystem", "interleave", "run", "start_runs", "
 
 _LOOKS: Final = 2
 """Syncs after which it is looked at what a power loss leaves, from the one on that was met."""
-_OUTCOMES: Final = 4
+_OUTCOMES: Final = 2
 """Power losses at each of them."""
 
 
