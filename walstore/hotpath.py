@@ -25,9 +25,8 @@ __all__ = ["HotPath", "finished_form", "hot_path", "started_form"]
 
 _JOBS_MAX: Final = 1 << 14
 """Jobs that are remembered, for about 400 bytes each."""
-_MISSES_PER_JOB: Final = 8
-"""Once there were too many jobs, one of so many calls for unknown ones makes a job known: where jobs hardly repeat,
-remembering them does not pay."""
+_CALLS_UNTIL_KNOWN: Final = 4
+"""A job is remembered once it was recorded so often: for one that runs once, that costs more than it gives."""
 _TRUE, _FALSE = 0xC3, 0xC2  # As msgpack writes them.
 
 
@@ -64,17 +63,21 @@ class _Known(dict[JobId, RunFrames]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._misses = 0
-        self._misses_per_job = 1
+        self._calls: dict[str, int] = {}
 
     def note(self, job: JobId) -> None:
         """Take note of a job that a call was recorded for, and that was not known."""
-        self._misses += 1
-        if self._misses % self._misses_per_job == 0 and type(job) is str:
-            if len(self) >= _JOBS_MAX:
-                self.clear()
-                self._misses_per_job = _MISSES_PER_JOB
-            self[job] = RunFrames.of(job)
+        if type(job) is not str:
+            return
+        calls = self._calls.get(job, 0) + 1
+        if calls < _CALLS_UNTIL_KNOWN:
+            if len(self._calls) >= _JOBS_MAX:
+                self._calls.clear()
+            self._calls[job] = calls
+            return
+        if len(self) >= _JOBS_MAX:
+            self.clear()
+        self[job] = RunFrames.of(job)
 
 
 def _into_buffer(store: Store[EventForm, JobState]) -> HotPath:

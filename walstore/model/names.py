@@ -67,14 +67,6 @@ class QName:
         """Return the name ``local`` in the namespace ``builtin``."""
         return cls("builtin", local)
 
-    @classmethod
-    def _trusted(cls, dotted: str) -> QName:
-        """Build a name from a string that was checked when it was recorded."""
-        name = object.__new__(cls)
-        object.__setattr__(name, "_dotted", dotted)
-        object.__setattr__(name, "_namespace_length", dotted.rindex("."))
-        return name
-
     @property
     def namespace(self) -> str:
         """The part before the dot at which the name was split."""
