@@ -273,12 +273,17 @@ def checksum_of_the_first_bytes_only() -> None:
 @defect("simulate", "small_worlds")
 def off_by_one_at_a_segment_boundary() -> None:
     """A frame that ends exactly where its segment does is taken for one that does not fit."""
-    decode_frame = framing.decode_frame
+    decode_frame, decode_frames = framing.decode_frame, framing.decode_frames
 
     def strict(data: bytes, offset: int, seed: int, room: int) -> Frame | NeedMore:
         return decode_frame(data, offset, seed, room - 1)
 
+    def all_but_the_last(data: bytes, offset: int, seed: int) -> list[Frame]:
+        frames = decode_frames(data, offset, seed)
+        return frames[:-1] if frames and frames[-1].end == len(data) else frames
+
     swap(segments, "decode_frame", strict)
+    swap(segments, "decode_frames", all_but_the_last)
 
 
 @defect("threads", "powercut")
