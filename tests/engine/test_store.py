@@ -692,3 +692,14 @@ def test_options_and_arguments_are_checked_before_anything_is_created() -> None:
         with pytest.raises(TypeError):
             WalPersistence("/jobs", environment=world.environment(), **arguments)
     assert world.fs.list_directory("/") == []
+
+
+def test_a_leftover_that_is_removed_meanwhile_is_no_error() -> None:
+    """A worker whose parent was killed removes its own temporary file, maybe while the next opening does so."""
+    world = World()
+    with world.open() as store:
+        store.record_started("job.a", 1)
+    world.fs.create("/jobs/spill-0000000000000001.tmp").close()
+    world.fs.fail("unlink", errno.ENOENT, path_contains="spill")
+    with world.open() as again:
+        assert [str(job.id) for job in again.load_all()] == ["job.a"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Generic
@@ -162,7 +163,9 @@ class _Opening(Generic[EventT, StateT]):
         files = survey(self._fs, self._directory, self._plug, created=bool(self._lock.read()))
         try:
             for name in files.temporary if files is not None else ():
-                self._fs.unlink(f"{self._directory}/{name}")
+                # A worker that the opening before has left behind may be removing its own at this moment.
+                with suppress(FileNotFoundError):
+                    self._fs.unlink(f"{self._directory}/{name}")
             if files is not None and files.chain:
                 opened = self._recover(files, started_ns)
             elif create:
