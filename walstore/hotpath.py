@@ -1,9 +1,8 @@
 """The hot path: recording that a run started or finished, by one Python function for each level.
 
 A call through ``WalPersistence``, ``Store``, codec and ``Log`` is four Python frames, and each of them costs as much as
-appending to a list does. These functions do the same in one frame, for jobs that were recorded before: a third of the
-time at ``BUFFERED``, and half of it at ``PROCESS``. Whatever is unusual (a new job, an instant as a datetime, a full
-segment, a closed store) they leave to the usual way.
+appending to a list does. These functions do the same in one frame, for jobs that were recorded before. Whatever is
+unusual (a new job, an instant as a datetime, a full segment, a closed store) they leave to the usual way.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ class Writer:
             while not urgent:
                 urgent = self._wakes.get(timeout=max(until_ns - time.monotonic_ns(), 0) / _NS_PER_S)
         except queue.Empty:
-            pass
+            """Nobody was in a hurry: the time to gather is over."""
         finally:
             self._is_idle = False
 
