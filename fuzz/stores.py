@@ -68,6 +68,10 @@ def _unclosed(level: Durability, seed: int) -> World:
     start(world, range(6, 8))
     sync(world)
     start(world, range(8, 24))
+    # As the keeper does right after a rotation.
+    assert world.store is not None
+    assert world.store._store is not None
+    world.store._store.log.settle()
     if level is Durability.BUFFERED:
         # What is still in the buffer goes with the process.
         kept = jobs_of(world.fork(world.fs.clone()).read())

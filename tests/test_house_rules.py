@@ -30,6 +30,7 @@ INNER = {
         "keeper",
         "segment",
         "snapshot",
+        "successor",
         "log",
         "buffer",
         "commit",

@@ -18,7 +18,7 @@ from walstore.errors import CorruptionError
 from walstore.format import layout
 from walstore.format.filenames import SegmentName
 from walstore.format.frame import Frame, find_frames, frame_bytes
-from walstore.format.layout import HEADER_BYTES, FrameKind, Header, Watermark
+from walstore.format.layout import HEADER_BYTES, SEGMENT_RESERVE_BYTES, FrameKind, Header, Watermark
 from walstore.fs.api import FileSystem
 from walstore.model.events import EventForm
 from walstore.model.records import JobState
@@ -39,7 +39,8 @@ def torn_tail_not_cut_before_appending() -> None:
         del directory, identity, nonce, length
         last = next(link for link in reversed(files.chain) if link.base_lsn < end.end_lsn)
         start = end.end_lsn - last.base_lsn
-        return Segment(fs.open(last.path, writable=True), last.path, last.header, start)
+        file = fs.open(last.path, writable=True)
+        return Segment(file, last.path, last.header, file.appender(start, last.header.length - SEGMENT_RESERVE_BYTES))
 
     def remove(fs: FileSystem, directory: str, files: JobFiles, end: LogEnd) -> None:
         for name in [*files.stale, *(link.name for link in files.chain if link.base_lsn >= end.end_lsn)]:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.mutation
 
 @pytest.mark.parametrize("meeting", MEETINGS, ids=str)
 def test_whatever_happens_during_a_sync_is_kept(meeting: tuple[str, str, Durability]) -> None:
-    assert max(interleave(meeting, 1)) > 5
+    assert max(interleave(meeting, 1)) >= 5
 
 
 def test_a_writer_that_opens_leaves_a_reader_what_it_shows() -> None:

@@ -88,6 +88,7 @@ def counters(store: WalPersistence) -> dict[str, int]:
 def test_one_settling_sync_and_then_silence() -> None:
     world = World()
     with world.open() as store:
+        world.tick(store)  # Makes the next segment ready.
         store.record_started("job.a", 1)
         syncs = []
         for _ in range(5):
@@ -449,6 +450,7 @@ def test_a_poisoned_store_shows_what_is_durable_and_releases_its_lock(durability
 def test_a_sync_that_fails_in_the_background_is_told_by_the_next_call(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     with world.open() as store:
+        world.tick(store)  # Makes the next segment ready.
         store.record_started("job.a", 1)
         world.fs.fail("sync", errno.ENOSPC)
         for _ in range(3):

@@ -207,8 +207,7 @@ class Compactor(Generic[EventT, StateT]):
         return View(files, end_lsn, self._plug, before_frame=self._raise_if_abandoned)
 
     def _write(self, lsn: int) -> int:
-        nonce = int.from_bytes(self._environment.random_bytes(8), "big")
-        header = self._identity.header(FileKind.SNAPSHOT, lsn, 0, nonce)
+        header = self._identity.header(FileKind.SNAPSHOT, lsn, 0, self._environment.nonce())
         # The name carries the epoch, so that nobody can take the unfinished file of another opening for its own.
         temporary = temporary_name(f"{snapshot_name(lsn)}-{self._identity.epoch:08x}")
         apart = self._is_done_apart(lsn)

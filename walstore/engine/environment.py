@@ -48,6 +48,10 @@ class Environment:
     """Calls a function ("module:name") with a task in a new process. Raises ``OSError``. None where there is no such
     thing: what would be done there is done here."""
 
+    def nonce(self) -> int:
+        """Return a new seed for checksums: 64 random bits."""
+        return int.from_bytes(self.random_bytes(8), "big")
+
 
 class Codec(Protocol[EventT, StateT]):
     """Turns events and states into the payloads of frames and back. Every ``decode`` raises ``ValueError``."""

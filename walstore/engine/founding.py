@@ -105,9 +105,9 @@ def _write_files(
     records: Iterable[tuple[str, StateT]],
     segment_bytes: int,
 ) -> None:
-    fs, random_bytes = environment.fs, environment.random_bytes
-    identity = Identity(random_bytes(16), plug.codec.id, plug.reducer.id, fs.boot_id(), _EPOCH)
-    snapshot_seed, segment_seed = (int.from_bytes(random_bytes(8), "big") for _ in range(2))
+    fs = environment.fs
+    identity = Identity(environment.random_bytes(16), plug.codec.id, plug.reducer.id, fs.boot_id(), _EPOCH)
+    snapshot_seed, segment_seed = environment.nonce(), environment.nonce()
     name = snapshot_name(_BASE_LSN)
     header = identity.header(FileKind.SNAPSHOT, _BASE_LSN, 0, snapshot_seed)
 

@@ -83,6 +83,14 @@ class Keeper:
                 return request.result() if request.done.acquire(blocking=False) else work()
         return request.result()
 
+    def post(self, work: Callable[[], None]) -> None:
+        """Run ``work``, which must not raise, after what was handed over before, and wait for nothing.
+
+        Without a thread it is not run: ``tick`` must do the same.
+        """
+        if self._thread is not None:
+            self._requests.put(work)
+
     def is_running_here(self) -> bool:
         """Whether the calling thread is the keeper's own."""
         return self._thread is threading.current_thread()

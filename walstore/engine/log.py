@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final, NoReturn
 
+from walstore.engine.environment import Environment
 from walstore.engine.keeper import Keeper
 from walstore.engine.segment import Identity, Segment, create_segment, segment_length
+from walstore.engine.successor import Successor
 from walstore.errors import SchedulerPersistenceError, StorageError, storage_error, storage_errors
 from walstore.format.frame import encode_frame, frame_body, seal_body
 from walstore.format.layout import CHECKSUM_BYTES, FileKind, FrameKind
-from walstore.fs.api import File, FileSystem
-from walstore.fs.atomic import SyncFailedError
+from walstore.fs.api import File
+from walstore.fs.atomic import SyncFailedError, sync_directory
 from walstore.options import WalOptions
 
 __all__ = ["Log", "Refusal"]
@@ -35,10 +38,9 @@ class Log:
 
     def __init__(
         self,
-        fs: FileSystem,
+        environment: Environment,
         directory: str,
         identity: Identity,
-        new_nonce: Callable[[], int],
         options: WalOptions,
         keeper: Keeper,
         live: Segment,
@@ -46,14 +48,18 @@ class Log:
     ) -> None:
         self.check_fence = check_fence
         """Raises ``FencedError`` when the directory is not the one any more that the store has open."""
-        self._fs = fs
+        self._environment = environment
+        self._fs = environment.fs
         self._directory = directory
         self._identity = identity
-        self._new_nonce = new_nonce
         self._keeper = keeper
         self._next_bytes = min(2 * options.segment_bytes_min, options.segment_bytes_max)
         self._bytes_max = options.segment_bytes_max
+        self._successor = Successor(environment.fs, directory, check_fence, threads=environment.threads)
+        self._uncut: list[Segment] = []
+        """Sealed, but the names of their successors are not on the device."""
         self._unsynced: list[Segment] = []
+        """Sealed and cut."""
         self._refusal: Refusal | None = None
         self.closed = False
         self.on_sync_failure: Callable[[OSError, str], SchedulerPersistenceError] = storage_error
@@ -94,7 +100,7 @@ class Log:
         try:
             self.append(FrameKind.WATERMARK, payload)
         except StorageError:
-            # There is no next segment to be had; or there is, and only the old one could not be cut.
+            # There is no next segment to be had, or writing failed: once more then.
             if self.live.sealing:
                 self._keeper.call(partial(self._write_behind_seal, payload))
             else:
@@ -118,12 +124,18 @@ class Log:
     # What is left to sync: any thread that holds the lock of the commit.
 
     def unsynced(self) -> tuple[int, list[Segment], Segment]:
-        """Return an LSN, and the sealed segments and the live one to sync so that all below it is on the device."""
-        # In this order: a rotation puts the old segment on the list before it makes the new one live, so whatever was
-        # live when the position was sampled is either still live at the second look or on the list at the third.
+        """Return an LSN, and the sealed segments and the live one to sync so that all below it is on the device.
+
+        The names of these are on the device on return. Raises what ``cut`` raises.
+        """
         lsn = self.end_lsn()
-        live = self.live
-        return lsn, self._unsynced[:], live
+        while True:
+            # In this order: a rotation puts the old segment among the uncut before it makes the new one live, so
+            # whatever was live when the position was sampled is still live now, or was among the uncut before this.
+            live = self.live
+            if not self._uncut:
+                return lsn, self._unsynced[:], live
+            self._keeper.call(self.cut)
 
     def synced(self, sealed: list[Segment]) -> None:
         """Note that the sealed segments that ``unsynced`` returned were synced: they are done with, and closed.
@@ -135,6 +147,44 @@ class Log:
             segment.file.close()
 
     # Changing the chain: the keeper.
+
+    def settle(self) -> None:
+        """Do what a rotation has left to do, and make the next segment ready. Only the keeper calls this.
+
+        What goes wrong with the cut is told by the next sync or rotation, which tries it again; or it is poison.
+        """
+        if self._refusal is not None:
+            return
+        if self._uncut:
+            with suppress(SchedulerPersistenceError):
+                self.cut()
+        base_lsn = self.live.base_lsn
+        if self._successor.is_wanted(base_lsn):
+            length = segment_length(self._next_bytes, 0)
+            self._successor.prepare(
+                self._identity.header(
+                    FileKind.SEGMENT, base_lsn, length, self._environment.nonce(), follows_lsn=base_lsn
+                )
+            )
+
+    def cut(self) -> None:
+        """Bring the names of new segments to the device, and then cut those before them. Only the keeper calls this.
+
+        Raises ``StorageError``, and what ``on_sync_failure`` returns when the sync of the directory fails.
+        """
+        uncut = self._uncut[:]
+        try:
+            # Being cut says that there is a successor, so its name comes first.
+            sync_directory(self._fs, self._directory)
+            for segment in uncut:
+                segment.file.truncate(segment.end)
+                # First there, then away: whoever looks for a segment must find it in one of them at any time.
+                self._unsynced.append(segment)
+                self._uncut.remove(segment)
+        except SyncFailedError as error:
+            raise self.on_sync_failure(error, self._directory) from error
+        except OSError as error:
+            raise storage_error(error, f"cutting the finished segments in {self._directory}") from error
 
     def rotate(self) -> int:
         """Start a new segment and return its base: everything recorded before lies below. Any thread may call this."""
@@ -160,10 +210,12 @@ class Log:
         return self.live.file
 
     def close(self) -> None:
-        """Close all files."""
+        """Close all files. For whoever has stopped the keeper."""
         self.closed = True
-        for segment in [*self._unsynced, self.live]:
+        self._successor.abandon()
+        for segment in [*self._uncut, *self._unsynced, self.live]:
             segment.file.close()
+        self._uncut.clear()
         self._unsynced.clear()
 
     def abandon(self, reason: Refusal) -> None:
@@ -184,24 +236,28 @@ class Log:
         old = self.live
         try:
             old.seal()
-            wanted = segment_length(self._next_bytes, frame_bytes)
-            header = self._identity.header(FileKind.SEGMENT, old.base_lsn + old.end, wanted, self._new_nonce())
-            new = create_segment(self._fs, self._directory, header)
+            new = self._start(old, frame_bytes)
         except SyncFailedError as error:
             raise self.on_sync_failure(error, self._directory) from error
         except OSError as error:
             raise storage_error(error, f"starting a new segment in {self._directory}") from error
         self._next_bytes = min(2 * self._next_bytes, self._bytes_max)
-        try:
-            # Being cut says that there is a successor. It comes first: whoever syncs a segment that is no longer live
-            # closes it.
-            old.file.truncate(old.end)
-        except OSError as error:
-            raise storage_error(error, f"cutting the finished segment {old.path}") from error
-        finally:
-            self._unsynced.append(old)
-            self.live = new
-            self.head = self._head_of(new)
+        self._uncut.append(old)
+        self.live = new
+        self.head = self._head_of(new)
+        self._keeper.post(self.settle)
+
+    def _start(self, old: Segment, frame_bytes: int) -> Segment:
+        if self._uncut:
+            # Of two names that are not on the device, a power loss may take the first and leave the second.
+            self.cut()
+        lsn = old.base_lsn + old.end
+        prepared = self._successor.take(old.base_lsn, lsn, frame_bytes)
+        if prepared is not None:
+            return prepared
+        length = segment_length(self._next_bytes, frame_bytes)
+        header = self._identity.header(FileKind.SEGMENT, lsn, length, self._environment.nonce())
+        return create_segment(self._fs, self._directory, header)
 
     def _head_of(self, segment: Segment) -> Head:
         write = segment.appender.write

@@ -162,18 +162,13 @@ class _Opening(Generic[EventT, StateT]):
     def run(self, started_ns: int, *, create: bool) -> Opened:
         files = survey(self._fs, self._directory, self._plug, created=bool(self._lock.read()))
         try:
-            for name in files.temporary if files is not None else ():
-                # A worker that the opening before has left behind may be removing its own at this moment.
-                with suppress(FileNotFoundError):
-                    self._fs.unlink(f"{self._directory}/{name}")
             if files is not None and files.chain:
                 opened = self._recover(files, started_ns)
             elif create:
+                self._remove_temporary(files)
                 opened = self._create(started_ns)
             else:
-                raise StoreNotFoundError(
-                    f"{self._directory} holds a store whose creation was never finished: create it"
-                )
+                raise StoreNotFoundError(f"{self._directory} holds a store that was never finished: create it")
         finally:
             if files is not None:
                 files.close()
@@ -188,7 +183,7 @@ class _Opening(Generic[EventT, StateT]):
         # Whoever made the directory, perhaps an opening that crashed: its own name must be on the device as well.
         self._fs.sync_directory(_parent(self._directory))
         identity = self._identity(self._environment.random_bytes(16), _FIRST_EPOCH)
-        header = identity.header(FileKind.SEGMENT, 0, self._options.segment_bytes_min, self._nonce())
+        header = identity.header(FileKind.SEGMENT, 0, self._options.segment_bytes_min, self._environment.nonce())
         live = create_segment(self._fs, self._directory, header)
         return Opened(
             self._directory, self._lock, identity, live, 0, 0, 0, 0, self._report(Situation.CREATED, started_ns)
@@ -199,10 +194,14 @@ class _Opening(Generic[EventT, StateT]):
         # must not outlive it in a power loss.
         self._fs.sync_directory(self._directory)
         end = recover(files, self._plug.codec, self._fs.boot_id(), self._progress)
+        # Not before it is known that the store is not refused: one that is stays as it was found.
+        self._remove_temporary(files)
         last = files.chain[-1].header
         identity = self._identity(last.store_id, last.epoch + 1)
         kept_at = keep_torn_tail(self._fs, self._directory, end, identity.epoch)
-        live = reframe(self._fs, self._directory, files, end, identity, self._nonce(), self._options.segment_bytes_min)
+        live = reframe(
+            self._fs, self._directory, files, end, identity, self._environment.nonce(), self._options.segment_bytes_min
+        )
         try:
             remove_leftovers(self._fs, self._directory, files, end)
         except BaseException:
@@ -220,6 +219,12 @@ class _Opening(Generic[EventT, StateT]):
             self._report(end.situation, started_ns, end.events, end.torn_bytes, kept_at),
         )
 
+    def _remove_temporary(self, files: Files[EventT, StateT] | None) -> None:
+        for name in files.temporary if files is not None else ():
+            # A worker that the opening before has left behind may be removing its own at this moment.
+            with suppress(FileNotFoundError):
+                self._fs.unlink(f"{self._directory}/{name}")
+
     def _report(
         self, situation: Situation, started_ns: int, events: int = 0, torn_bytes: int = 0, kept_at: str | None = None
     ) -> RecoveryReport:
@@ -228,9 +233,6 @@ class _Opening(Generic[EventT, StateT]):
 
     def _identity(self, store_id: bytes, epoch: int) -> Identity:
         return Identity(store_id, self._plug.codec.id, self._plug.reducer.id, self._fs.boot_id(), epoch)
-
-    def _nonce(self) -> int:
-        return int.from_bytes(self._environment.random_bytes(8), "big")
 
 
 def sign_lock(environment: Environment, lock: Lock) -> None:

@@ -99,7 +99,7 @@ def open_part(
         file = fs.open(part.path)
         try:
             part.length = file.size()
-            header = read_header(file, part.path, kind, plug.codec.id, plug.reducer.id)
+            header = read_header(file, part.path, kind, plug.codec.id, plug.reducer.id).named(lsn)
         finally:
             file.close()
     except CorruptionError as error:

@@ -19,7 +19,7 @@ from walstore.format.layout import (
     Header,
     NewerVersionError,
 )
-from walstore.fs.api import File, FileSystem
+from walstore.fs.api import Appender, File, FileSystem
 from walstore.fs.atomic import create_atomically
 
 __all__ = [
@@ -46,7 +46,7 @@ class Identity:
     boot_id: bytes
     epoch: int
 
-    def header(self, kind: FileKind, lsn: int, length: int, nonce: int) -> Header:
+    def header(self, kind: FileKind, lsn: int, length: int, nonce: int, *, follows_lsn: int | None = None) -> Header:
         """Return the header of a new file."""
         return Header(
             kind=kind,
@@ -58,20 +58,21 @@ class Identity:
             length=length,
             nonce=nonce,
             boot_id=self.boot_id,
+            follows_lsn=follows_lsn,
         )
 
 
 class Segment:
     """The segment that is being written."""
 
-    def __init__(self, file: File, path: str, header: Header, start: int) -> None:
+    def __init__(self, file: File, path: str, header: Header, appender: Appender) -> None:
         self.file = file
         self.path = path
         self.base_lsn = header.lsn
         self.seed = header.nonce
-        self.appender = file.appender(start, header.length - SEGMENT_RESERVE_BYTES)
+        self.appender = appender
         self.sealing = False
-        self._sealed_from = start
+        self._sealed_from = 0
         self.end = 0
         """Where its frames end; only known once ``seal`` has returned."""
 
@@ -122,13 +123,14 @@ def create_segment(
     name = segment_name(header.lsn, header.epoch)
     file = create_atomically(fs, directory, name, temporary_name(name), fill_file)
     try:
-        return Segment(file, f"{directory}/{name}", header, start)
+        appender = file.appender(start, header.length - SEGMENT_RESERVE_BYTES)
     except BaseException:
         # It can't be mapped. Left behind, it would overlap the segment that is created here later.
         file.close()
         fs.unlink(f"{directory}/{name}")
         fs.sync_directory(directory)
         raise
+    return Segment(file, f"{directory}/{name}", header, appender)
 
 
 def segment_length(wanted_bytes: int, frames_bytes: int) -> int:

@@ -71,8 +71,8 @@ class Store(Generic[EventT, StateT]):
         self._closing_lock = threading.RLock()
         interval_ns = options.drain_interval_ns if self._buffered else options.sync_interval_ns
         self._keeper = Keeper(self.tick, interval_ns, environment.monotonic_ns, environment.threads)
-        fs, live, check_fence = environment.fs, opened.live, opened.check_fence
-        self.log = Log(fs, directory, opened.identity, self._nonce, options, self._keeper, live, check_fence)
+        live, check_fence = opened.live, opened.check_fence
+        self.log = Log(environment, directory, opened.identity, options, self._keeper, live, check_fence)
         # The segment of this opening was synced whole before it got its name.
         self._commit = Commit(self.log, self.log.end_lsn(), self._on_poison)
         self.buffer = Buffer(self.log, plug.codec, self._keeper, options.buffer_events)
@@ -88,6 +88,7 @@ class Store(Generic[EventT, StateT]):
         """Record one checked event: on return it survives what the durability of the store says."""
         try:
             self._keeper.start()
+            self._keeper.post(self.log.settle)
             # Not left to the first tick, so that the shortest of openings does its part.
             self._compactor.when_grown(self.events)
         except BaseException:
@@ -155,7 +156,7 @@ class Store(Generic[EventT, StateT]):
 
     def records(self) -> Generator[tuple[str, StateT]]:
         """Yield every key and its settled state as of the first step, in the order of the keys, in bounded memory."""
-        nonce = self._nonce()
+        nonce = self._environment.nonce()
         spill = FileSpill(self._environment.fs, self.directory, f"spill-{nonce:016x}", nonce)
         view = self.view()
         with storage_errors(f"reading {self.directory}"):
@@ -192,6 +193,7 @@ class Store(Generic[EventT, StateT]):
         if self._commit.failure is not None or self._closed:
             return
         try:
+            self.log.settle()
             if self._buffered:
                 self.buffer.drain()
             now_ns = self._environment.monotonic_ns()
@@ -295,6 +297,3 @@ class Store(Generic[EventT, StateT]):
         _logger.error("%s", failure)
         self.buffer.refuse(lambda: StorePoisonedError(str(failure)))
         self.log.refuse(lambda: StorePoisonedError(str(failure)))
-
-    def _nonce(self) -> int:
-        return int.from_bytes(self._environment.random_bytes(8), "big")

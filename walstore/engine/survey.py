@@ -176,7 +176,7 @@ def _open_segment(fs: FileSystem, directory: str, name: str, parsed: SegmentName
     path = f"{directory}/{name}"
     file = fs.open(path)
     try:
-        header = read_header(file, path, FileKind.SEGMENT, plug.codec.id, plug.reducer.id)
+        header = read_header(file, path, FileKind.SEGMENT, plug.codec.id, plug.reducer.id).named(parsed.base_lsn)
         if (header.lsn, header.epoch) != parsed:
             raise CorruptionError(f"the header says LSN {header.lsn}, the name another", path=path, offset=0)
         length = file.size()
@@ -214,6 +214,13 @@ def _check_joints(chain: list[Link]) -> None:
                 path=link.path,
                 offset=link.length,
                 lsn=link.base_lsn + link.length,
+            )
+        if successor.header.follows_lsn not in (None, link.base_lsn):
+            raise CorruptionError(
+                f"the segment was made to follow one at LSN {successor.header.follows_lsn}, not {link.name}",
+                path=successor.path,
+                offset=0,
+                lsn=successor.base_lsn,
             )
         link.end = end
     last = chain[-1]

@@ -11,6 +11,7 @@ __all__ = [
     "SegmentName",
     "is_temporary",
     "is_torn",
+    "next_segment_name",
     "parse_segment",
     "parse_snapshot",
     "segment_name",
@@ -26,7 +27,7 @@ _TEMPORARY_SUFFIX: Final = ".tmp"
 _SEGMENT: Final = re.compile(r"log-([0-9a-f]{16})-([0-9a-f]{8}|[1-9a-f][0-9a-f]{8,15})\.wal", re.ASCII)
 _SNAPSHOT: Final = re.compile(r"snapshot-([0-9a-f]{16})\.snap", re.ASCII)
 _TORN: Final = re.compile(r"torn-[0-9a-f]{16}-[0-9a-f]{8,16}\.bin", re.ASCII)
-_TEMPORARY: Final = re.compile(r"(log|snapshot|torn|spill)-[0-9a-f]{16}[-.0-9a-z]*\.tmp", re.ASCII)
+_TEMPORARY: Final = re.compile(r"(log|next|snapshot|torn|spill)-[0-9a-f]{16}[-.0-9a-z]*\.tmp", re.ASCII)
 
 
 class SegmentName(NamedTuple):
@@ -39,6 +40,11 @@ class SegmentName(NamedTuple):
 def segment_name(base_lsn: int, epoch: int) -> str:
     """Return the name of the segment that the writer of ``epoch`` began at ``base_lsn``."""
     return f"log-{base_lsn:016x}-{epoch:08x}.wal"
+
+
+def next_segment_name(base_lsn: int, epoch: int) -> str:
+    """Return the name of what is being made ready to follow a segment; it is only ever a temporary file."""
+    return f"next-{base_lsn:016x}-{epoch:08x}"
 
 
 def parse_segment(name: str) -> SegmentName | None:

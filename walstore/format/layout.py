@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final
 
@@ -46,6 +46,7 @@ _NUMBER_MAX: Final = 2**63 - 1
 SEGMENT_RESERVE_BYTES: Final = 256
 """Kept free at the end of every segment: a full one must not look like the last, and watermarks must always fit."""
 
+_FOLLOWS: Final = 1
 _WATERMARK: Final = struct.Struct(">QQ")
 _CLEAN: Final = 1
 
@@ -81,7 +82,11 @@ class FrameKind(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """The header of a segment or a snapshot."""
+    """The header of a segment or a snapshot.
+
+    That of a segment which was made ready before it was known where it begins says where the one before it begins
+    instead (``follows_lsn``); its own LSN is in the name of its file.
+    """
 
     kind: FileKind
     store_id: bytes
@@ -92,6 +97,7 @@ class Header:
     length: int
     nonce: int
     boot_id: bytes
+    follows_lsn: int | None = None
 
     def encode(self) -> bytes:
         """Return the bytes of the header."""
@@ -100,11 +106,11 @@ class Header:
             FORMAT_VERSION,
             FORMAT_VERSION ^ 0xFFFF,
             self.kind,
-            0,
+            0 if self.follows_lsn is None else _FOLLOWS,
             self.store_id,
             self.codec_id.encode("ascii"),
             self.reducer_id.encode("ascii"),
-            self.lsn,
+            self.lsn if self.follows_lsn is None else self.follows_lsn,
             self.epoch,
             self.length,
             self.nonce,
@@ -113,9 +119,16 @@ class Header:
         )[:-8]
         return body + xxh3_64_intdigest(body).to_bytes(8, "big")
 
+    def named(self, lsn: int) -> Header:
+        """Return the header with the LSN that the name of its file says, where it leaves that to the name."""
+        return self if self.follows_lsn is None else replace(self, lsn=lsn)
+
     @classmethod
     def decode(cls, data: bytes) -> Header:
-        """Read a header. Raises ``NewerVersionError``, or ``BadHeaderError`` that says what is wrong."""
+        """Read a header. Raises ``NewerVersionError``, or ``BadHeaderError`` that says what is wrong.
+
+        Where it leaves its LSN to the name of the file, ``lsn`` is that of the segment before: see ``named``.
+        """
         if len(data) < _VERSION.size:
             raise BadHeaderError("the header is cut short")
         magic, version, inverted = _VERSION.unpack_from(data)
@@ -127,14 +140,15 @@ class Header:
             raise NewerVersionError(version)
         if len(data) < HEADER_BYTES:
             raise BadHeaderError("the header is cut short")
-        _, _, _, kind, zero, store_id, codec, reducer, lsn, epoch, length, nonce, boot_id, checksum = (
+        _, _, _, kind, flags, store_id, codec, reducer, lsn, epoch, length, nonce, boot_id, checksum = (
             HEADER.unpack_from(data)
         )
         if xxh3_64_intdigest(data[: HEADER_BYTES - 8]) != checksum:
             raise BadHeaderError("the checksum of the header does not match")
         # The checksum holds, so what follows can only be wrong in a header that was made by hand.
         kinds = (FileKind.SEGMENT, FileKind.SNAPSHOT)
-        if version == 0 or zero or kind not in kinds or max(lsn, epoch, length) > _NUMBER_MAX:
+        known_flags = _FOLLOWS if kind == FileKind.SEGMENT else 0
+        if version == 0 or flags & ~known_flags or kind not in kinds or max(lsn, epoch, length) > _NUMBER_MAX:
             raise BadHeaderError("the header holds values that no release has written")
         try:
             codec_id, reducer_id = (name.rstrip(b"\0").decode("ascii") for name in (codec, reducer))
@@ -150,6 +164,7 @@ class Header:
             length=length,
             nonce=nonce,
             boot_id=boot_id,
+            follows_lsn=lsn if flags & _FOLLOWS else None,
         )
 
 

@@ -1,0 +1,135 @@
+"""The file of the next segment, made ready while the one before it fills.
+
+Creating, allocating and syncing a file takes milliseconds, for which every caller would wait when a segment is full.
+What is left to do then is to name the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+from walstore.engine.segment import Segment
+from walstore.errors import StorageError
+from walstore.format.filenames import next_segment_name, segment_name, temporary_name
+from walstore.format.layout import HEADER_BYTES, SEGMENT_RESERVE_BYTES, Header
+from walstore.fs.api import Appender, File, FileSystem
+
+__all__ = ["Successor"]
+
+_logger = logging.getLogger("walstore")
+
+
+class _Prepared(NamedTuple):
+    file: File
+    path: str
+    header: Header
+    appender: Appender
+
+
+class Successor:
+    """Makes one file ready at a time: in a thread of its own, or, without ``threads``, in the caller's.
+
+    All methods are the keeper's, but for ``abandon``, which is for whoever has stopped the keeper.
+    """
+
+    def __init__(self, fs: FileSystem, directory: str, check_fence: Callable[[], None], *, threads: bool) -> None:
+        self._fs = fs
+        self._directory = directory
+        self._check_fence = check_fence
+        self._threads = threads
+        self._thread: threading.Thread | None = None
+        self._prepared: _Prepared | None = None
+
+    def is_wanted(self, follows_lsn: int) -> bool:
+        """Whether no file is ready that follows the segment at this LSN, and none is being made ready."""
+        if self._thread is not None and self._thread.is_alive():
+            return False
+        self._discard_other(follows_lsn)
+        return self._prepared is None
+
+    def prepare(self, header: Header) -> None:
+        """Begin to make a file with this header ready.
+
+        What goes wrong is nobody's error: the rotation does without, or meets the same trouble and tells.
+        """
+        path = f"{self._directory}/{temporary_name(next_segment_name(header.lsn, header.epoch))}"
+        if not self._threads:
+            self._make(path, header)
+            return
+        thread = threading.Thread(target=self._make, args=(path, header), name="walstore-successor", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            _logger.debug("no thread for the next segment of %s: %s", self._directory, error)
+        else:
+            self._thread = thread
+
+    def take(self, follows_lsn: int, lsn: int, frame_bytes: int) -> Segment | None:
+        """Name the file that is ready, and return it as the segment of ``lsn``; None where none is ready with the room.
+
+        The file is on the device on return, its name is not. Raises ``OSError``; the file is gone then.
+        """
+        self._discard_other(follows_lsn)
+        prepared = self._prepared
+        if prepared is None or HEADER_BYTES + frame_bytes + SEGMENT_RESERVE_BYTES > prepared.header.length:
+            return None
+        self._prepared = None
+        header = prepared.header.named(lsn)
+        path = f"{self._directory}/{segment_name(lsn, header.epoch)}"
+        try:
+            self._fs.rename(prepared.path, path)
+        except BaseException as error:
+            self._remove(prepared.file, prepared.path, error)
+            raise
+        return Segment(prepared.file, path, header, prepared.appender)
+
+    def abandon(self) -> None:
+        """Remove the file that is ready, and return when no other is under way. The keeper must have been stopped."""
+        if self._thread is not None:
+            self._thread.join()
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
+            self._remove(prepared.file, prepared.path)
+
+    def _discard_other(self, follows_lsn: int) -> None:
+        # A segment that could not wait was begun without this one meanwhile.
+        prepared = self._prepared
+        if prepared is not None and prepared.header.follows_lsn != follows_lsn:
+            self._prepared = None
+            self._remove(prepared.file, prepared.path)
+
+    def _make(self, path: str, header: Header) -> None:
+        try:
+            self._check_fence()
+            file = self._fs.create(path)
+        except (OSError, StorageError) as error:
+            self._note(error)
+            return
+        try:
+            file.allocate(header.length)
+            file.write(0, header.encode())
+            file.sync()
+            appender = file.appender(HEADER_BYTES, header.length - SEGMENT_RESERVE_BYTES)
+        except BaseException as error:
+            self._remove(file, path, error)
+            if not isinstance(error, OSError):
+                raise
+            self._note(error)
+        else:
+            self._prepared = _Prepared(file, path, header, appender)
+
+    def _note(self, error: Exception) -> None:
+        _logger.debug("the next segment of %s could not be made ready: %s", self._directory, error)
+
+    def _remove(self, file: File, path: str, error: BaseException | None = None) -> None:
+        file.close()
+        try:
+            self._fs.unlink(path)
+        except OSError as second:
+            # It has no other name, and whoever opens the store next removes it.
+            if error is not None:
+                error.add_note(f"{path} could not be removed: {second}")
+            _logger.debug("%s could not be removed: %s", path, second)
