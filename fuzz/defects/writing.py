@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 
 from xxhash import xxh3_64_digest
 
 from fuzz.defects.planting import defect, swap
 from walstore import hotpath
-from walstore.engine import log
 from walstore.engine import segment as segments
 from walstore.engine.buffer import Buffer
-from walstore.engine.log import Head, Log
+from walstore.engine.log import Log
 from walstore.engine.segment import Segment
 from walstore.engine.store import Store
-from walstore.errors import storage_error, storage_errors
+from walstore.errors import storage_error
 from walstore.format import frame as framing
-from walstore.format.filenames import parse_segment
 from walstore.format.frame import Frame, NeedMore, encode_frame, frame_body, seal_body
-from walstore.format.layout import HEADER_BYTES, FrameKind, Header
-from walstore.fs.api import File, FileSystem
+from walstore.format.layout import FrameKind
 from walstore.fs.os_append import PwriteAppender
 from walstore.hotpath import HotPath, finished_form
 from walstore.model.events import EventForm
@@ -180,60 +176,6 @@ def racing_append_left_behind_the_seal() -> None:
             self.end = self._sealed_from
 
     swap(Segment, "seal", seal)
-
-
-@defect("simulate", "small_worlds")
-def finished_segment_cut_before_its_successor_exists() -> None:
-    """A rotation cuts the old segment first, so a crash leaves a log that looks as if its last file were missing."""
-    rotate = Log._rotate
-
-    def cut_first(self: Log, stale: Head, frame_bytes: int) -> None:
-        if self._refusal is None and self.head is stale:
-            with storage_errors(f"cutting {self.live.path}"):
-                self.live.seal()
-                self.live.file.truncate(self.live.end)
-        rotate(self, stale, frame_bytes)
-
-    swap(Log, "_rotate", cut_first)
-
-
-@defect("damage", "small_worlds")
-def finished_segment_not_cut() -> None:
-    """A rotation leaves the old segment at its full length, so nothing tells that a successor ever was."""
-    rotate = Log._rotate
-
-    def leave(self: Log, stale: Head, frame_bytes: int) -> None:
-        old = self.live
-        length = old.file.size()
-        rotate(self, stale, frame_bytes)
-        if self.live is not old:
-            old.file.allocate(length)
-
-    swap(Log, "_rotate", leave)
-
-
-@defect("simulate", "damage")
-def segment_reused() -> None:
-    """A new segment is written over the frames of an old one, which verify in it (logs that are recycled)."""
-    create_segment = segments.create_segment
-
-    def recycle(
-        fs: FileSystem, directory: str, header: Header, fill: Callable[[File], int] = lambda _: HEADER_BYTES
-    ) -> Segment:
-        del fill
-        name = min(name for name in fs.list_directory(directory) if parse_segment(name))
-        file = fs.open(f"{directory}/{name}")
-        old = Header.decode(file.read(0, HEADER_BYTES))
-        frames = file.read(HEADER_BYTES, min(file.size(), header.length) - HEADER_BYTES)
-        file.close()
-
-        def fill_over(file: File) -> int:
-            file.write(HEADER_BYTES, frames)
-            return HEADER_BYTES
-
-        return create_segment(fs, directory, replace(header, nonce=old.nonce), fill_over)
-
-    swap(log, "create_segment", recycle)
 
 
 @defect("salvage", "damage")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Final, NoReturn
 
@@ -156,8 +155,11 @@ class Log:
         if self._refusal is not None:
             return
         if self._uncut:
-            with suppress(SchedulerPersistenceError):
+            try:
                 self.cut()
+            except SchedulerPersistenceError:
+                # Not two names that are not on the device: a power loss may take the first and leave the second.
+                return
         base_lsn = self.live.base_lsn
         if self._successor.is_wanted(base_lsn):
             length = segment_length(self._next_bytes, 0)
@@ -248,9 +250,6 @@ class Log:
         self._keeper.post(self.settle)
 
     def _start(self, old: Segment, frame_bytes: int) -> Segment:
-        if self._uncut:
-            # Of two names that are not on the device, a power loss may take the first and leave the second.
-            self.cut()
         lsn = old.base_lsn + old.end
         prepared = self._successor.take(old.base_lsn, lsn, frame_bytes)
         if prepared is not None:
