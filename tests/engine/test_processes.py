@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from walstore import Durability, Started, WalOptions, WalPersistence
 from walstore.engine.recovery import Situation
 from walstore.engine.watch import _close_forgotten
 from walstore.errors import FencedError, ForkedProcessError, StoreLockedError, StoreNotFoundError
+from walstore.wal import os_environment
 
 
 def run_child(code: str, *arguments: str, expect: int = 0, measured: bool = True) -> str:
@@ -299,7 +301,8 @@ def test_an_interval_of_centuries_is_fine(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_load_all_leaves_no_descriptor_open(tmp_path: Path) -> None:
-    with WalPersistence(tmp_path / "jobs") as store:
+    # A thread would open the file of the next segment meanwhile.
+    with WalPersistence(tmp_path / "jobs", environment=replace(os_environment(), threads=False)) as store:
         store.record_started("job.a", 1)
         inner = store._store
         assert inner is not None

@@ -62,6 +62,28 @@ def test_headers_read_back(header: Header, behind: bytes) -> None:
     assert Header.decode(data + behind) == header
 
 
+@given(headers, U63, U63)
+def test_a_header_that_follows_another_segment_leaves_its_lsn_to_the_name(
+    header: Header, follows_lsn: int, lsn: int
+) -> None:
+    segment = replace(header, kind=FileKind.SEGMENT, follows_lsn=follows_lsn)
+    data = segment.encode()
+    assert struct.unpack(">HQ", data[14:16] + data[48:56]) == (1, follows_lsn)
+    assert Header.decode(data).named(lsn) == replace(segment, lsn=lsn)
+    assert header.named(lsn) == header
+    with pytest.raises(BadHeaderError, match="no release"):
+        Header.decode(replace(segment, kind=FileKind.SNAPSHOT).encode())
+
+
+def test_flags_that_no_release_has_written_are_refused() -> None:
+    for kind in FileKind:
+        for flags in range(2, 2**16):
+            data = bytearray(replace(HEADER, kind=kind).encode())
+            data[14:16] = struct.pack(">H", flags)
+            with pytest.raises(BadHeaderError, match="no release"):
+                Header.decode(resealed(bytes(data)))
+
+
 def test_fields_stand_where_the_specification_says() -> None:
     data = HEADER.encode()
     assert data[:8] == b"WALSTORE"

@@ -1,0 +1,113 @@
+"""The file of the next segment, made ready ahead: what is seen of it in the directory, on a disk without threads."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from dataclasses import replace
+
+import pytest
+
+from tests.engine.test_store import World
+from walstore import Durability, Started, WalOptions, WalPersistence
+from walstore.errors import CorruptionError
+from walstore.format.layout import HEADER_BYTES, Header
+from walstore.testing.sim_fs import Operation
+
+pytestmark = pytest.mark.mutation
+
+SMALL = WalOptions(segment_bytes_min=1024, segment_bytes_max=1024)
+LARGE_BATCH = 100
+
+
+def fill(store: WalPersistence, world: World) -> int:
+    """Record until the next segment has begun, and return the calls to the file system of the call that began it."""
+    segments = len(world.names(".wal"))
+    while True:
+        before = world.fs.calls
+        store.record_started("job.a", 1)
+        if len(world.names(".wal")) > segments:
+            return world.fs.calls - before
+
+
+def test_a_rotation_only_names_what_is_ready() -> None:
+    world = World()
+    with world.open(options=SMALL) as store:
+        created = fill(store, world)
+        world.tick(store)
+        assert len(world.names(".tmp")) == 1
+        named = fill(store, world)
+        assert not world.names(".tmp")
+        # The append that finds the segment full, the name, the append that finds room.
+        assert named < 4 < created
+        world.tick(store)
+        assert len(world.names(".tmp")) == 1
+    assert not world.names(".tmp")
+    with world.open(options=SMALL) as store:
+        assert len(store.load_all()) == 1
+
+
+@pytest.mark.parametrize("level", Durability)
+def test_all_is_there_when_the_process_ends_right_after_a_rotation(level: Durability) -> None:
+    world = World()
+    with world.open(level, SMALL) as store:
+        for _ in range(3):
+            world.tick(store)
+            if level is Durability.BUFFERED:
+                store.record_many([Started("job.a", 1)] * LARGE_BATCH)
+            else:
+                fill(store, world)
+        store.record_finished("job.a", 2, False)
+        if level is Durability.BUFFERED:
+            world.tick(store)
+        after = World(world.fs.clone())
+    assert len(after.names(".tmp")) <= 1
+    with after.open(level, SMALL) as store:
+        assert [record.consecutive_failures for record in store.load_all()] == [1]
+        assert not after.names(".tmp")
+
+
+def test_what_was_made_ready_for_another_segment_is_not_used() -> None:
+    world = World()
+    with world.open(options=SMALL) as store:
+        world.tick(store)
+        (ready,) = world.names(".tmp")
+        store.record_many([Started("job.a", 1)] * LARGE_BATCH)
+        assert world.names(".tmp") == [ready]
+        for _ in range(2):
+            # The batch fills the segment that it got, so that the first sync begins one more.
+            world.tick(store)
+        (other,) = world.names(".tmp")
+        assert other != ready
+    with world.open(options=SMALL) as store:
+        assert len(store.load_all()) == 1
+
+
+@pytest.mark.parametrize("operation", ["create", "allocate", "write", "sync"])
+def test_trouble_ahead_is_no_error(operation: Operation, caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    caplog.set_level(logging.DEBUG)
+    with world.open(options=SMALL) as store:
+        world.fs.fail(operation, errno.ENOSPC)
+        world.tick(store)
+        assert store.stats().last_background_error is None
+        assert "could not be made ready: " in caplog.text
+        assert not world.names(".tmp")
+        world.tick(store)
+        assert len(world.names(".tmp")) == 1
+
+
+def test_a_segment_behind_another_one_than_it_was_made_for_is_refused() -> None:
+    world = World()
+    with world.open(options=SMALL) as store:
+        for _ in range(3):
+            world.tick(store)
+            fill(store, world)
+        after = World(world.fs.clone())
+    name = max(after.names(".wal"))
+    file = after.fs.open(f"/jobs/{name}", writable=True)
+    header = Header.decode(file.read(0, HEADER_BYTES))
+    assert header.follows_lsn is not None
+    file.write(0, replace(header, follows_lsn=header.follows_lsn + 8).encode())
+    with pytest.raises(CorruptionError, match="made to follow"), after.open(options=SMALL):
+        """It must not open."""
