@@ -44,6 +44,7 @@ class Log:
         keeper: Keeper,
         live: Segment,
         check_fence: Callable[[], None],
+        successor: Successor,
     ) -> None:
         self.check_fence = check_fence
         """Raises ``FencedError`` when the directory is not the one any more that the store has open."""
@@ -54,7 +55,7 @@ class Log:
         self._keeper = keeper
         self._next_bytes = min(2 * options.segment_bytes_min, options.segment_bytes_max)
         self._bytes_max = options.segment_bytes_max
-        self._successor = Successor(environment.fs, directory, check_fence, threads=environment.threads)
+        self._successor = successor
         self._uncut: list[Segment] = []
         """Sealed, but the names of their successors are not on the device."""
         self._unsynced: list[Segment] = []

@@ -17,6 +17,7 @@ from walstore.engine.merge import FileSpill, merged
 from walstore.engine.opening import open_for_writing
 from walstore.engine.recovery import Progress
 from walstore.engine.stats import StoreStats
+from walstore.engine.successor import Successor
 from walstore.engine.survey import survey
 from walstore.engine.view import View
 from walstore.errors import (
@@ -57,8 +58,7 @@ class Store(Generic[EventT, StateT]):
         self.directory = directory
         self.recovery = opened.report
         self._environment = environment
-        self._plug = plug
-        self._options = options
+        self._plug, self._options = plug, options
         self._buffered = durability is Durability.BUFFERED
         self._on_device = durability is Durability.POWER
         self._lock = opened.lock
@@ -71,9 +71,10 @@ class Store(Generic[EventT, StateT]):
         self._closing_lock = threading.RLock()
         interval_ns = options.drain_interval_ns if self._buffered else options.sync_interval_ns
         self._keeper = Keeper(self.tick, interval_ns, environment.monotonic_ns, environment.threads)
-        live, check_fence = opened.live, opened.check_fence
-        self.log = Log(environment, directory, opened.identity, options, self._keeper, live, check_fence)
-        # The segment of this opening was synced whole before it got its name.
+        fence = opened.check_fence
+        successor = Successor(environment, directory, fence, written=not self._on_device)
+        self.log = Log(environment, directory, opened.identity, options, self._keeper, opened.live, fence, successor)
+        # The segment was synced whole before it got its name.
         self._commit = Commit(self.log, self.log.end_lsn(), self._on_poison)
         self.buffer = Buffer(self.log, plug.codec, self._keeper, options.buffer_events)
         self._compactor = Compactor(

@@ -11,11 +11,12 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
+from walstore.engine.environment import Environment
 from walstore.engine.segment import Segment
 from walstore.errors import StorageError
 from walstore.format.filenames import next_segment_name, segment_name, temporary_name
 from walstore.format.layout import HEADER_BYTES, SEGMENT_RESERVE_BYTES, Header
-from walstore.fs.api import Appender, File, FileSystem
+from walstore.fs.api import Appender, File
 
 __all__ = ["Successor"]
 
@@ -35,11 +36,15 @@ class Successor:
     All methods are the keeper's, but for ``abandon``, which is for whoever has stopped the keeper.
     """
 
-    def __init__(self, fs: FileSystem, directory: str, check_fence: Callable[[], None], *, threads: bool) -> None:
-        self._fs = fs
+    def __init__(
+        self, environment: Environment, directory: str, check_fence: Callable[[], None], *, written: bool
+    ) -> None:
+        """``written`` is for a log that many events go into between two syncs: see ``File.allocate``."""
+        self._fs = environment.fs
         self._directory = directory
         self._check_fence = check_fence
-        self._threads = threads
+        self._threads = environment.threads
+        self._written = written
         self._thread: threading.Thread | None = None
         self._prepared: _Prepared | None = None
 
@@ -109,7 +114,7 @@ class Successor:
             self._note(error)
             return
         try:
-            file.allocate(header.length)
+            file.allocate(header.length, written=self._written)
             file.write(0, header.encode())
             file.sync()
             appender = file.appender(HEADER_BYTES, header.length - SEGMENT_RESERVE_BYTES)

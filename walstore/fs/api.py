@@ -53,8 +53,12 @@ class File(Protocol):
         """Write all of ``data`` at ``offset``. After an error any part of it may have been written."""
         ...
 
-    def allocate(self, size: int) -> None:
-        """Make the file ``size`` bytes long, reading as zeros, with the space for them reserved."""
+    def allocate(self, size: int, *, written: bool = False) -> None:
+        """Make the file ``size`` bytes long, reading as zeros, with the space for them reserved.
+
+        Space that was ``written`` takes longer to make. A sync of it needs no journal then, which would hold up whoever
+        writes to the next page of a mapping; but it syncs larger pieces, so that many small syncs take longer.
+        """
         ...
 
     def truncate(self, size: int) -> None:

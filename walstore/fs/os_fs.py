@@ -120,8 +120,10 @@ class _OsFile:
     def write(self, offset: int, data: bytes) -> None:
         _write_whole(self._descriptor, offset, data)
 
-    def allocate(self, size: int) -> None:
+    def allocate(self, size: int, *, written: bool = False) -> None:
         os.posix_fallocate(self._descriptor, 0, size)
+        if written:
+            _write_zeros(self._descriptor, size)
 
     def truncate(self, size: int) -> None:
         os.ftruncate(self._descriptor, size)
@@ -228,6 +230,21 @@ def _write_whole(descriptor: int, offset: int, data: bytes) -> None:
         written = os.pwrite(descriptor, view, offset)
         offset += written
         view = view[written:]
+
+
+def _write_zeros(descriptor: int, size: int) -> None:
+    """Write zeros to all of a file, in one call that lets other threads run.
+
+    The kernel does it in pieces of 64 KiB, and will sync whole pieces. One write of all would make pieces of megabytes.
+    """
+    zeros = os.memfd_create("zeros", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(zeros, size)
+        position = os.lseek(descriptor, 0, os.SEEK_SET)
+        while position < size:
+            position += os.sendfile(descriptor, zeros, position, size - position)
+    finally:
+        _close(zeros)
 
 
 def _open_regular(path: str, flags: int) -> int:
