@@ -171,7 +171,7 @@ def test_a_log_that_outgrows_its_bound_is_compacted_though_nobody_asks() -> None
         assert store.stats().last_checkpoint_ns is not None
 
 
-def test_segments_double_up_to_their_maximum() -> None:
+def test_segments_grow_up_to_their_maximum() -> None:
     world = World()
     options = WalOptions(segment_bytes_min=1024, segment_bytes_max=5000, small_store_bytes=1 << 30)
     lengths = {}
@@ -180,7 +180,20 @@ def test_segments_double_up_to_their_maximum() -> None:
             store.record_started("job.a", at_ns)
             live = world.names(".wal")[-1]
             lengths[live] = len(world.fs._file(f"/jobs/{live}").data)
-    assert list(lengths.values())[:5] == [1024, 2048, 4096, 5000, 5000]
+    assert list(lengths.values())[:5] == [1024, 4096, 5000, 5000, 5000]
+
+
+@pytest.mark.parametrize("ticks", [0, 1])
+def test_segments_of_a_store_that_compacts_often_stay_small(ticks: int) -> None:
+    world = World()
+    with world.open() as store:
+        for at_ns in range(20):
+            for _ in range(ticks):
+                world.tick(store)
+            store.record_started("job.a", at_ns)
+            store.flush_checkpoint(compact=True)
+        (live,) = world.names(".wal")
+        assert len(world.fs._file(f"/jobs/{live}").data) == WalOptions().segment_bytes_min
 
 
 def test_a_snapshot_of_nothing_is_one() -> None:

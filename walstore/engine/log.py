@@ -27,6 +27,7 @@ Refusal = Callable[[], SchedulerPersistenceError]
 """Makes the error that every append raises from now on."""
 
 _NO_SEED: Final = 0
+_GROWTH: Final = 4
 
 
 class Log:
@@ -53,8 +54,9 @@ class Log:
         self._directory = directory
         self._identity = identity
         self._keeper = keeper
-        self._next_bytes = min(2 * options.segment_bytes_min, options.segment_bytes_max)
-        self._bytes_max = options.segment_bytes_max
+        self._options = options
+        self._next_bytes = 0
+        self._set_next_bytes(options.segment_bytes_min)
         self._successor = successor
         self._uncut: list[Segment] = []
         """Sealed, but the names of their successors are not on the device."""
@@ -244,11 +246,17 @@ class Log:
             raise self.on_sync_failure(error, self._directory) from error
         except OSError as error:
             raise storage_error(error, f"starting a new segment in {self._directory}") from error
-        self._next_bytes = min(2 * self._next_bytes, self._bytes_max)
+        # Without a frame that needs room it is a compaction that comes: a small store stays one, however often.
+        self._set_next_bytes(self._next_bytes if frame_bytes else old.end)
         self._uncut.append(old)
         self.live = new
         self.head = self._head_of(new)
         self._keeper.post(self.settle)
+
+    def _set_next_bytes(self, used_bytes: int) -> None:
+        """Choose the size of the next segment by what the last one took."""
+        wanted = max(_GROWTH * used_bytes, self._options.segment_bytes_min)
+        self._next_bytes = min(wanted, self._options.segment_bytes_max)
 
     def _start(self, old: Segment, frame_bytes: int) -> Segment:
         lsn = old.base_lsn + old.end
