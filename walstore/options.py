@@ -38,7 +38,7 @@ class WalOptions:
     # These affect speed and space only.
     buffer_events: int = 8_192
     """At ``BUFFERED``: a caller that finds this many events in the buffer drains it itself."""
-    segment_bytes_min: int = 64 * 1024
+    segment_bytes_min: int = 128 * 1024
     """Size of the first segment of an opening. One that follows a full one is four times as large, and one that follows
     a compaction four times what was used, up to ``segment_bytes_max``."""
     segment_bytes_max: int = 16 * 1024 * 1024

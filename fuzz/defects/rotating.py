@@ -64,9 +64,9 @@ def finished_segment_cut_before_the_name_of_its_successor_is_synced() -> None:
 def next_segment_named_before_its_sync() -> None:
     """What was made ready ahead gets its name without having been synced, so a power loss may take its header."""
 
-    def hasty(self: Successor, path: str, header: Header) -> None:
+    def hasty(self: Successor, path: str, header: Header, written: bool) -> None:
         file = self._fs.create(path)
-        file.allocate(header.length)
+        file.allocate(header.length, written=written)
         file.write(0, header.encode())
         appender = file.appender(HEADER_BYTES, header.length - SEGMENT_RESERVE_BYTES)
         self._prepared = successor._Prepared(file, path, header, appender)

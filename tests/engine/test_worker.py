@@ -224,7 +224,7 @@ def test_a_full_disk_in_a_worker_is_a_full_disk(path: Path, tmp_path: Path, monk
             from walstore.fs import os_fs
 
             def write(self, offset, data):
-                raise OSError(28, "No space left on device", self._path)
+                raise OSError(28, "No space left on device")
 
             os_fs._OsFile.write = write
             worker.main(task)

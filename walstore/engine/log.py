@@ -15,7 +15,7 @@ from walstore.format.frame import encode_frame, frame_body, seal_body
 from walstore.format.layout import CHECKSUM_BYTES, FileKind, FrameKind
 from walstore.fs.api import File
 from walstore.fs.atomic import SyncFailedError, sync_directory
-from walstore.options import WalOptions
+from walstore.options import Durability, WalOptions
 
 __all__ = ["Log", "Refusal"]
 
@@ -42,10 +42,10 @@ class Log:
         directory: str,
         identity: Identity,
         options: WalOptions,
+        durability: Durability,
         keeper: Keeper,
         live: Segment,
         check_fence: Callable[[], None],
-        successor: Successor,
     ) -> None:
         self.check_fence = check_fence
         """Raises ``FencedError`` when the directory is not the one any more that the store has open."""
@@ -57,7 +57,10 @@ class Log:
         self._options = options
         self._next_bytes = 0
         self._set_next_bytes(options.segment_bytes_min)
-        self._successor = successor
+        self._successor = Successor(environment, directory, check_fence)
+        self._is_synced_often = durability is Durability.POWER
+        # Whether a segment was ever full. Zeros for the next one would be most of what is written until then.
+        self._is_busy = False
         self._uncut: list[Segment] = []
         """Sealed, but the names of their successors are not on the device."""
         self._unsynced: list[Segment] = []
@@ -166,11 +169,10 @@ class Log:
         base_lsn = self.live.base_lsn
         if self._successor.is_wanted(base_lsn):
             length = segment_length(self._next_bytes, 0)
-            self._successor.prepare(
-                self._identity.header(
-                    FileKind.SEGMENT, base_lsn, length, self._environment.nonce(), follows_lsn=base_lsn
-                )
+            header = self._identity.header(
+                FileKind.SEGMENT, base_lsn, length, self._environment.nonce(), follows_lsn=base_lsn
             )
+            self._successor.prepare(header, written=self._is_busy and not self._is_synced_often)
 
     def cut(self) -> None:
         """Bring the names of new segments to the device, and then cut those before them. Only the keeper calls this.
@@ -246,6 +248,7 @@ class Log:
             raise self.on_sync_failure(error, self._directory) from error
         except OSError as error:
             raise storage_error(error, f"starting a new segment in {self._directory}") from error
+        self._is_busy = self._is_busy or frame_bytes > 0
         # Without a frame that needs room it is a compaction that comes: a small store stays one, however often.
         self._set_next_bytes(self._next_bytes if frame_bytes else old.end)
         self._uncut.append(old)

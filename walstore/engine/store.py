@@ -17,7 +17,6 @@ from walstore.engine.merge import FileSpill, merged
 from walstore.engine.opening import open_for_writing
 from walstore.engine.recovery import Progress
 from walstore.engine.stats import StoreStats
-from walstore.engine.successor import Successor
 from walstore.engine.survey import survey
 from walstore.engine.view import View
 from walstore.errors import (
@@ -72,8 +71,7 @@ class Store(Generic[EventT, StateT]):
         interval_ns = options.drain_interval_ns if self._buffered else options.sync_interval_ns
         self._keeper = Keeper(self.tick, interval_ns, environment.monotonic_ns, environment.threads)
         fence = opened.check_fence
-        successor = Successor(environment, directory, fence, written=not self._on_device)
-        self.log = Log(environment, directory, opened.identity, options, self._keeper, opened.live, fence, successor)
+        self.log = Log(environment, directory, opened.identity, options, durability, self._keeper, opened.live, fence)
         # The segment was synced whole before it got its name.
         self._commit = Commit(self.log, self.log.end_lsn(), self._on_poison)
         self.buffer = Buffer(self.log, plug.codec, self._keeper, options.buffer_events)

@@ -36,15 +36,11 @@ class Successor:
     All methods are the keeper's, but for ``abandon``, which is for whoever has stopped the keeper.
     """
 
-    def __init__(
-        self, environment: Environment, directory: str, check_fence: Callable[[], None], *, written: bool
-    ) -> None:
-        """``written`` is for a log that many events go into between two syncs: see ``File.allocate``."""
+    def __init__(self, environment: Environment, directory: str, check_fence: Callable[[], None]) -> None:
         self._fs = environment.fs
         self._directory = directory
         self._check_fence = check_fence
         self._threads = environment.threads
-        self._written = written
         self._thread: threading.Thread | None = None
         self._prepared: _Prepared | None = None
 
@@ -55,16 +51,18 @@ class Successor:
         self._discard_other(follows_lsn)
         return self._prepared is None
 
-    def prepare(self, header: Header) -> None:
-        """Begin to make a file with this header ready.
+    def prepare(self, header: Header, *, written: bool) -> None:
+        """Begin to make a file with this header ready. ``written`` is as in ``File.allocate``.
 
         What goes wrong is nobody's error: the rotation does without, or meets the same trouble and tells.
         """
         path = f"{self._directory}/{temporary_name(next_segment_name(header.lsn, header.epoch))}"
         if not self._threads:
-            self._make(path, header)
+            self._make(path, header, written)
             return
-        thread = threading.Thread(target=self._make, args=(path, header), name="walstore-successor", daemon=True)
+        thread = threading.Thread(
+            target=self._make, args=(path, header, written), name="walstore-successor", daemon=True
+        )
         try:
             thread.start()
         except RuntimeError as error:
@@ -106,7 +104,7 @@ class Successor:
             self._prepared = None
             self._remove(prepared.file, prepared.path)
 
-    def _make(self, path: str, header: Header) -> None:
+    def _make(self, path: str, header: Header, written: bool) -> None:
         try:
             self._check_fence()
             file = self._fs.create(path)
@@ -114,7 +112,7 @@ class Successor:
             self._note(error)
             return
         try:
-            file.allocate(header.length, written=self._written)
+            file.allocate(header.length, written=written)
             file.write(0, header.encode())
             file.sync()
             appender = file.appender(HEADER_BYTES, header.length - SEGMENT_RESERVE_BYTES)

@@ -37,6 +37,10 @@ _SMALL_BYTES: Final = 4096
 class OsFileSystem:
     """The file systems of the operating system (Linux). Any thread may use it."""
 
+    def __init__(self) -> None:
+        # Looked up once for each directory: that takes ten system calls, in which a busy thread would take the GIL.
+        self._kinds: dict[str, str] = {}
+
     def check(self, directory: str) -> None:
         """Raise ``UnsupportedPlatformError`` where a store can't keep its promises. Creates nothing."""
         if fcntl is None or not all(hasattr(os, name) for name in ("fdatasync", "posix_fallocate", "pread")):
@@ -44,7 +48,7 @@ class OsFileSystem:
                 f"a store needs flock, fdatasync and fallocate, which {sys.platform} lacks: use MemoryPersistence "
                 "here, or run on Linux"
             )
-        kind = _file_system_kind(directory)
+        kind = self._kinds[directory] = _file_system_kind(directory)
         if kind in _NETWORKED:
             raise UnsupportedPlatformError(
                 f"{directory} is on {kind}, a network file system, where locks and syncs do not hold: put the store on "
@@ -74,11 +78,11 @@ class OsFileSystem:
     def create(self, path: str) -> File:
         """Create a file with mode 0600 and open it."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        return _OsFile(os.open(path, flags, 0o600), path)
+        return _OsFile(os.open(path, flags, 0o600), self._is_mappable(path))
 
     def open(self, path: str, *, writable: bool = False) -> File:
         """Open a regular file. Raises ``OSError`` for a symbolic link, and for anything that is no regular file."""
-        return _OsFile(_open_regular(path, os.O_RDWR if writable else os.O_RDONLY), path)
+        return _OsFile(_open_regular(path, os.O_RDWR if writable else os.O_RDONLY), self._is_mappable(path))
 
     def rename(self, source: str, target: str) -> None:
         """Rename a file."""
@@ -104,11 +108,17 @@ class OsFileSystem:
         finally:
             _close(descriptor)
 
+    def _is_mappable(self, path: str) -> bool:
+        directory = os.path.dirname(path)
+        if directory not in self._kinds:
+            self._kinds[directory] = _file_system_kind(directory)
+        return self._kinds[directory] in _MAPPABLE
+
 
 class _OsFile:
-    def __init__(self, descriptor: int, path: str) -> None:
+    def __init__(self, descriptor: int, is_mappable: bool) -> None:
         self._descriptor = descriptor
-        self._path = path
+        self._is_mappable = is_mappable
         self._map: mmap.mmap | None = None
 
     def size(self) -> int:
@@ -132,7 +142,7 @@ class _OsFile:
         os.fdatasync(self._descriptor)
 
     def appender(self, start: int, end: int) -> Appender:
-        if _file_system_kind(self._path) not in _MAPPABLE:
+        if not self._is_mappable:
             return PwriteAppender(self, start, end)
         self._map = mmap.mmap(self._descriptor, end)
         self._map.seek(start)
@@ -240,7 +250,7 @@ def _write_zeros(descriptor: int, size: int) -> None:
     zeros = os.memfd_create("zeros", os.MFD_CLOEXEC)
     try:
         os.ftruncate(zeros, size)
-        position = os.lseek(descriptor, 0, os.SEEK_SET)
+        position = 0  # As the file's own: nothing else moves it.
         while position < size:
             position += os.sendfile(descriptor, zeros, position, size - position)
     finally:
