@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from walstore import Durability, Finished, Manual, MemoryPersistence, Periodic, Started, WalPersistence
+from walstore import (
+    Cancelled,
+    Durability,
+    Finished,
+    Manual,
+    MemoryPersistence,
+    Periodic,
+    QName,
+    Scheduled,
+    SchedulerJobRecord,
+    Started,
+    WalPersistence,
+)
 from walstore.aio import AsyncPersistence
 from walstore.engine.environment import Environment
 from walstore.errors import StorageError, StoreClosedError, StorePoisonedError
+from walstore.model.events import Event
 from walstore.testing.sim_fs import SimFileSystem
 
 JOB = "ai.geo.tile"
@@ -157,6 +170,40 @@ def test_after_closing_every_call_raises(tmp_path: Path) -> None:
     asyncio.run(main())
     with WalPersistence(tmp_path / "store") as again:
         assert [job.last_started_at_ns for job in again.load_all()] == [1]
+
+
+class OfOthers(MemoryPersistence):
+    """A persistence that somebody else wrote: it takes batches, and knows of events what is documented."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def record_many(self, events: Iterable[Event]) -> None:
+        self.events.extend(events)
+
+    def restore(self, records: Iterable[SchedulerJobRecord]) -> None:
+        raise NotImplementedError
+
+    def sync(self) -> None:
+        raise NotImplementedError
+
+    def iter_jobs(self) -> Iterator[SchedulerJobRecord]:
+        raise NotImplementedError
+
+
+def test_a_persistence_of_others_is_given_events() -> None:
+    other = OfOthers()
+
+    async def main() -> None:
+        async with AsyncPersistence(other) as store:
+            await store.record_scheduled(JOB, Manual())
+            await store.record_started(JOB, 1)
+            await store.record_finished(JOB, 2, False)
+            await store.cancel(JOB)
+
+    asyncio.run(main())
+    job = QName.parse(JOB)
+    assert other.events == [Scheduled(JOB, Manual()), Started(job, 1), Finished(job, 2, False), Cancelled(job)]
 
 
 def test_only_what_takes_batches_can_be_driven() -> None:

@@ -13,10 +13,19 @@ from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar
 
 from walstore.errors import StoreClosedError
-from walstore.model.events import Cancelled, Event, Finished, Scheduled, Started
+from walstore.model.events import (
+    CANCELLED,
+    FINISHED,
+    STARTED,
+    CheckedEvents,
+    Event,
+    EventForm,
+    Scheduled,
+    scheduled_form,
+)
 from walstore.model.names import Instant, JobId, id_of, instant_ns
 from walstore.model.records import SchedulerJobRecord
-from walstore.model.schedule import KINDS, Schedule
+from walstore.model.schedule import Schedule
 from walstore.persistence import BatchPersistence
 
 __all__ = ["AsyncPersistence", "BatchingPersistence"]
@@ -42,18 +51,6 @@ class BatchingPersistence(BatchPersistence, Protocol):
         ...
 
 
-class _Flush(asyncio.Future[None]):
-    """One batch on its way. All tasks whose events are in it wait for it, so none of them may cancel it for the others.
-
-    A task that is cancelled while it waits gets its ``CancelledError`` when the batch is through: what it recorded is
-    recorded.
-    """
-
-    def cancel(self, msg: object | None = None) -> bool:
-        del msg
-        return False
-
-
 class AsyncPersistence:
     """Awaitable twins of the methods of a persistence, of which it is the only user while it is open.
 
@@ -69,30 +66,30 @@ class AsyncPersistence:
             raise TypeError(f"{type(store).__name__} takes no batches (see BatchPersistence): await it in a thread")
         self._store = store
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="walstore-aio")
-        self._waiting: list[Event] = []
-        self._flush: _Flush | None = None
+        self._waiting: list[EventForm | Scheduled] = []
+        self._flush: asyncio.Future[None] | None = None
+        """What the tasks whose events are in ``_waiting`` wait for; None where there are none."""
         self._busy = False
         self._closed = False
 
     async def record_scheduled(self, id: JobId, schedule: Schedule) -> None:
         """Record that a job was given a schedule, as of the store's clock."""
-        if not isinstance(schedule, KINDS):
-            raise TypeError(f"a schedule is Once, Periodic, Cron or Manual, not {schedule!r}")
-        await self._record(Scheduled(id_of(id), schedule))
+        scheduled_form(id, schedule, 0)  # Checks both.
+        await self._record(Scheduled(id, schedule))
 
     async def record_started(self, id: JobId, started_at: Instant) -> None:
         """Record that a run of a job began."""
-        await self._record(Started(id_of(id), instant_ns(started_at, "started_at")))
+        await self._record((STARTED, id_of(id), instant_ns(started_at, "started_at")))
 
     async def record_finished(self, id: JobId, finished_at: Instant, success: bool) -> None:
         """Record how a run of a job ended."""
         if success is not True and success is not False:
             raise TypeError(f"success must be a bool, not {success!r}")
-        await self._record(Finished(id_of(id), instant_ns(finished_at, "finished_at"), success))
+        await self._record((FINISHED, id_of(id), instant_ns(finished_at, "finished_at"), success))
 
     async def cancel(self, id: JobId) -> None:
         """Record that a job was cancelled."""
-        await self._record(Cancelled(id_of(id)))
+        await self._record((CANCELLED, id_of(id)))
 
     async def record_many(self, events: Iterable[Event]) -> None:
         """Record several events as one: after a crash all of them are there, or none."""
@@ -134,16 +131,24 @@ class AsyncPersistence:
     ) -> None:
         await self.close()
 
-    def _record(self, event: Event) -> _Flush:
+    def _record(self, event: EventForm | Scheduled) -> asyncio.Future[None]:
         """Put a checked event into the batch that is filling, and return what to wait for."""
-        flush = self._flush
-        if flush is None:
-            self._raise_if_closed()
-            flush = self._flush = _Flush(loop=asyncio.get_running_loop())
-            if not self._busy:
-                # At the end of this turn of the loop: all tasks that are ready now get into the batch.
-                flush.get_loop().call_soon(self._start)
+        flush = self._flush or self._new_flush()
         self._waiting.append(event)
+        return flush
+
+    def _new_flush(self) -> asyncio.Future[None]:
+        """Begin the batch that the next events go into."""
+        self._raise_if_closed()
+        loop = asyncio.get_running_loop()
+        # All tasks of the batch wait for this one future, so none of them may cancel it for the others. One that is
+        # cancelled gets its CancelledError when the batch is through: what it recorded is recorded. Not a subclass:
+        # a task takes a microsecond longer to wait for what is not exactly a Future.
+        flush = self._flush = asyncio.Future(loop=loop)
+        flush.cancel = _stay  # type: ignore[method-assign]
+        if not self._busy:
+            # At the end of this turn of the loop: all tasks that are ready now get into the batch.
+            loop.call_soon(self._start)
         return flush
 
     async def _run(self, work: Callable[[], T]) -> T:
@@ -165,14 +170,14 @@ class AsyncPersistence:
             failure: BaseException | None = None
             try:
                 for begin in range(0, len(events), _EVENTS_PER_BATCH):
-                    self._store.record_many(events[begin : begin + _EVENTS_PER_BATCH])
+                    self._store.record_many(CheckedEvents(events[begin : begin + _EVENTS_PER_BATCH]))
             except BaseException as error:  # noqa: BLE001  # It is raised in every task that waits for this batch.
                 failure = error
             loop.call_soon_threadsafe(self._finish, flush, failure)
 
         self._thread.submit(record)
 
-    def _finish(self, flush: _Flush, failure: BaseException | None) -> None:
+    def _finish(self, flush: asyncio.Future[None], failure: BaseException | None) -> None:
         if failure is None:
             flush.set_result(None)
         else:
@@ -185,3 +190,8 @@ class AsyncPersistence:
     def _raise_if_closed(self) -> None:
         if self._closed:
             raise StoreClosedError("the persistence was closed: open it again")
+
+
+def _stay(msg: object | None = None) -> bool:
+    del msg
+    return False

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from walstore.model.events import (
     Cancelled,
+    CheckedEvents,
     Event,
     EventForm,
     Finished,
@@ -55,6 +56,17 @@ def test_forms_are_those_of_the_specification(event: Event, form: EventForm) -> 
 def test_events_read_back(event: Event) -> None:
     form = form_of(event, NOW_NS)
     assert form_of(event_of(form), 0) == form
+
+
+@given(st.lists(events()))
+def test_checked_events_are_the_events_that_they_were_made_of(batch: list[Event]) -> None:
+    # As whoever collects them does: only what is as of the store's clock is left as it is.
+    checked = CheckedEvents(
+        [event if isinstance(event, Scheduled) and event.at is None else form_of(event, 0) for event in batch]
+    )
+    forms = [form_of(event, NOW_NS) for event in batch]
+    assert forms_of(checked, NOW_NS) == forms
+    assert [form_of(event, NOW_NS) for event in checked] == forms
 
 
 def test_an_event_that_is_read_back_has_a_name_and_its_instant() -> None:

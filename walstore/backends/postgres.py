@@ -21,7 +21,7 @@ from walstore.backends.postgres_store import PostgresStore
 from walstore.engine.watch import unwatch, watch
 from walstore.errors import FencedError, SchedulerPersistenceError, StorePoisonedError
 from walstore.fs.os_process import describe_process, random_bytes
-from walstore.model.events import CANCELLED, FINISHED, STARTED, Event, EventForm, Restored, Scheduled, form_of
+from walstore.model.events import CANCELLED, FINISHED, STARTED, Event, EventForm, Restored, Scheduled, form_of, forms_of
 from walstore.model.names import Instant, JobId, id_of, instant_ns
 from walstore.model.records import SchedulerJobRecord
 from walstore.model.schedule import Schedule
@@ -134,7 +134,7 @@ class PostgresPersistence(SchedulerPersistence):
         Raises ``TypeError`` or ``ValueError`` when one of them is wrong, or when they are more than 100,000.
         """
         now_ns = instant_ns(self._clock(), "the instant of the clock")
-        forms = [check_form(form_of(event, now_ns)) for event in events]
+        forms = [check_form(form) for form in forms_of(events, now_ns)]
         if len(forms) > _BATCH_EVENTS_MAX:
             raise ValueError(f"{len(forms)} events are too many for one batch: record {_BATCH_EVENTS_MAX} at a time")
         self._record(forms)

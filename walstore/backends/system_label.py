@@ -25,7 +25,7 @@ from walstore.model.events import (
     Restored,
     Scheduled,
     Started,
-    form_of,
+    forms_of,
 )
 from walstore.model.names import Instant, JobId, instant_ns
 from walstore.model.records import JobState, SchedulerJobRecord, SchedulerJobStatus, state_of
@@ -146,7 +146,7 @@ class SystemLabelPersistence(SchedulerPersistence):
     def record_many(self, events: Iterable[Event]) -> None:
         """Record several events by one statement: after a crash all of them are there, or none."""
         now_ns = instant_ns(self._clock(), "the instant of the clock")
-        forms = [form_of(event, now_ns) for event in events]
+        forms = forms_of(events, now_ns)
         with self._at_work():
             if forms:
                 self._apply(forms)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,7 @@ __all__ = [
     "SCHEDULED",
     "STARTED",
     "Cancelled",
+    "CheckedEvents",
     "Event",
     "EventForm",
     "Finished",
@@ -88,6 +89,25 @@ class Restored:
 Event = Scheduled | Started | Finished | Cancelled | Restored
 
 
+class CheckedEvents:
+    """Events that were checked when each of them came, so that ``record_many`` need not make and check them again.
+
+    To whoever iterates they are events like others; ``forms_of`` takes them as they are.
+    """
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Sequence[EventForm | Scheduled]) -> None:
+        self._items = items
+
+    def __iter__(self) -> Iterator[Event]:
+        return (item if isinstance(item, Scheduled) else event_of(item) for item in self._items)
+
+    def forms(self, now_ns: int) -> list[EventForm]:
+        """Return the plain forms. ``now_ns`` is the instant of those that were scheduled."""
+        return [item if type(item) is tuple else form_of(item, now_ns) for item in self._items]  # type: ignore[arg-type]
+
+
 def form_of(event: Event, now_ns: int) -> EventForm:
     """Return the plain form of an event, checked. ``now_ns`` is the instant of a ``Scheduled`` that names none.
 
@@ -111,6 +131,8 @@ def form_of(event: Event, now_ns: int) -> EventForm:
 
 def forms_of(events: Iterable[Event], now_ns: int) -> list[EventForm]:
     """Return the plain forms of many events, as ``form_of`` does it one by one."""
+    if type(events) is CheckedEvents:
+        return events.forms(now_ns)
     forms: list[EventForm] = []
     add = forms.append
     for event in events:
