@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +14,8 @@ import pytest
 
 from tests.crash.worlds import DIRECTORY, World
 from walstore import Durability, SchedulerJobStatus, WalOptions, WalPersistence
-from walstore.errors import StoreClosedError
+from walstore.engine import commit
+from walstore.errors import StoreClosedError, StorePoisonedError
 
 THREADS = 32
 # Segments so small that the threads meet a rotation every few dozen events.
@@ -70,6 +74,50 @@ def test_threads_record_while_another_checkpoints(tmp_path: Path, durability: Du
         assert job.consecutive_failures == events
         assert (job.last_started_at_ns, job.last_finished_at_ns) == (events - 1, events - 1)
         assert job.status is SchedulerJobStatus.FAILED_RETRYING
+
+
+@pytest.mark.mutation
+@pytest.mark.parametrize("fails", [False, True])
+def test_each_thread_that_waits_for_a_sync_is_woken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    # Nobody looks for itself, and no keeper syncs: a thread that is left waiting waits for longer than the test.
+    monkeypatch.setattr(commit, "_NAP_MAX_S", 3600)
+    options = WalOptions(sync_interval_ns=3600 * 10**9)
+    store = WalPersistence(tmp_path / "jobs", durability=Durability.POWER, options=options)
+    sync, syncs = os.fdatasync, 0
+
+    def hold_the_first(descriptor: int) -> None:
+        nonlocal syncs
+        syncs += 1
+        deadline = time.monotonic() + 30
+        while syncs == 1 and store.stats().events < THREADS and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if fails and syncs > 1:
+            raise OSError(errno.EIO, "Input/output error")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", hold_the_first)
+    ends: list[str] = []
+
+    def record(number: int) -> None:
+        try:
+            store.record_started(f"thread.job{number}", 1)
+            ends.append("recorded")
+        except StorePoisonedError:
+            ends.append("poisoned")
+
+    threads = [threading.Thread(target=record, args=(number,), daemon=True) for number in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+    # One sync for the first, and one for all others, who came while it was under way.
+    assert syncs <= 2
+    assert ("poisoned" in ends) == (fails and syncs == 2)
+    with suppress(StorePoisonedError):
+        store.close()
 
 
 @pytest.mark.mutation

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final
 
 from walstore.engine.log import Log, Refusal
 from walstore.errors import SchedulerPersistenceError, StorageError, StoreClosedError, StorePoisonedError
@@ -21,22 +21,21 @@ _NAP_MAX_S: Final = 0.05
 """Whoever waits looks for itself this often, should the one who was to wake it have been interrupted."""
 
 _LINGER_S: Final = 20e-6
+_MARK_BYTES: Final = frame_bytes(len(Watermark(0).encode()))
 
-
-class _Waiter(NamedTuple):
-    """A thread that waits until everything below ``target_lsn`` is on the device; releasing ``bell`` wakes it."""
-
-    target_lsn: int
-    bell: threading.Lock
+_Waiter = tuple[int, threading.Lock]
+"""A thread that waits until everything below an LSN is on the device, and its bell: releasing that wakes it."""
 
 
 class Commit:
     """Syncs the log for all who wait. Any thread may call any method.
 
     Whoever comes first leads: it syncs for itself and for all who appended before it began. The others wait, each on a
-    lock of its own, and are woken together, with one of those that came too late, who leads next. Appending goes on
-    meanwhile. The lock of the leader may be taken again by its own thread, so that a signal handler that interrupts a
-    sync and wants one itself makes its own; syncs may be repeated freely.
+    lock of its own. The leader wakes one of those that came too late, who leads next, and one of those that it synced
+    for; each of these wakes the next one. Woken together, they would only wait again, all of them, for the GIL.
+
+    Appending goes on meanwhile. The lock of the leader may be taken again by its own thread, so that a signal handler
+    that interrupts a sync and wants one itself makes its own; syncs may be repeated freely.
     """
 
     def __init__(self, log: Log, durable_lsn: int, on_poison: Callable[[StorePoisonedError], None]) -> None:
@@ -47,8 +46,11 @@ class Commit:
         self._settled = True
         self._depth = 0
         self._waiters: deque[_Waiter] = deque()
+        self._served: deque[threading.Lock] = deque()
+        """The bells of those whose bytes are on the device, or who are to be told that the store is poisoned."""
         self._company = 0
         """How many waited for the last sync: so many may be about to come again."""
+        self._last_sync_ns = 0
         self.durable_lsn = durable_lsn
         """Everything below is on the device."""
         self._broken = False
@@ -79,48 +81,76 @@ class Commit:
     def _lead(self, target_lsn: int) -> None:
         try:
             if not self._is_durable(target_lsn):
-                self._linger()
+                if self._company:
+                    self._linger()
+                start_ns = time.monotonic_ns()
                 self._sync()
+                self._last_sync_ns = time.monotonic_ns() - start_ns
         finally:
             self._release()
 
     def _follow(self, target_lsn: int) -> None:
-        waiter = _Waiter(target_lsn, threading.Lock())
-        waiter.bell.acquire()
+        bell = threading.Lock()
+        bell.acquire()
+        waiter, was_woken = (target_lsn, bell), False
         self._waiters.append(waiter)
-        if self._lock.acquire(blocking=False):
-            # The leader was done before it could have seen this one.
-            self._lead(target_lsn)
-        elif not waiter.bell.acquire(timeout=_NAP_MAX_S):
-            # It comes again, and is not to be called twice.
-            with suppress(ValueError):
-                self._waiters.remove(waiter)
+        try:
+            if self._lock.acquire(blocking=False):
+                # The leader was done before it could have seen this one.
+                self._lead(target_lsn)
+            else:
+                was_woken = bell.acquire(timeout=_NAP_MAX_S)
+        finally:
+            if not was_woken:
+                self._leave(waiter)
+            # At once, so that the next one finds the GIL free when it is awake; and however the waiting ended.
+            self._wake_next()
+
+    def _leave(self, waiter: _Waiter) -> None:
+        """Let nobody wake ``waiter``, who would not be there to wake the next one."""
+        with suppress(ValueError):
+            self._waiters.remove(waiter)
+        with suppress(ValueError):
+            self._served.remove(waiter[1])
+
+    def _wake_next(self) -> None:
+        if self._served:
+            with suppress(IndexError):
+                self._served.popleft().release()
 
     def _linger(self) -> None:
         """Give those who were woken by the last sync the time to append again, as long as they keep coming.
 
-        A sync takes as long for many events as for one, so a leader that starts alone makes all others wait twice.
+        A sync takes as long for many events as for one, so a leader that starts alone makes all others wait twice. But
+        it waits no longer than the last sync took: in that time it could have synced for those who are there already.
         """
-        waiting = -1
-        while waiting < len(self._waiters) < self._company:
+        waiting, end_ns = -1, time.monotonic_ns() + self._last_sync_ns
+        while waiting < len(self._waiters) < self._company and time.monotonic_ns() < end_ns:
             waiting = len(self._waiters)
             time.sleep(_LINGER_S)
 
     def _release(self) -> None:
-        """Give the lock back, and wake all whose bytes are durable and the first of the others, who leads next."""
+        """Give the lock back, and begin to wake those whose bytes are durable; of the others the first leads next."""
         self._lock.release()
         # After the release: whoever takes a place among those who wait after this look finds the lock free.
-        self._company, late = len(self._waiters), False
+        self._company = len(self._waiters)
+        leader: threading.Lock | None = None
         for _ in range(self._company):
             try:
                 waiter = self._waiters.popleft()
             except IndexError:
-                return  # The next leader is done already, and looks as well.
-            if waiter.target_lsn > self.durable_lsn and late and not self._broken:
+                break  # The next leader is done already, and looks as well.
+            target_lsn, bell = waiter
+            if target_lsn <= self.durable_lsn or self._broken:
+                self._served.append(bell)
+            elif leader is None:
+                leader = bell
+            else:
                 self._waiters.append(waiter)
-                continue
-            late = late or waiter.target_lsn > self.durable_lsn
-            waiter.bell.release()
+        if leader is not None:
+            # Before the others, so that the device has something to do while those are woken.
+            leader.release()
+        self._wake_next()
 
     def settle(self) -> bool:
         """Do what is left after a quiet time, for the keeper: sync what is new, or, once, the last watermark.
@@ -174,7 +204,8 @@ class Commit:
             raise StorePoisonedError(str(self.failure or "a sync has just failed: close the store")) from self.failure
 
     def _is_durable(self, lsn: int) -> bool:
-        self.raise_if_poisoned()
+        if self._broken:
+            self.raise_if_poisoned()
         return lsn <= self.durable_lsn or lsn == self._quiet_lsn
 
     def _sync(self) -> None:
@@ -189,7 +220,7 @@ class Commit:
         # The watermark itself is not synced, and must not count as something that has to be: where nothing but it
         # came behind the position that was synced, the log is quiet.
         end_lsn = self._log.end_lsn()
-        if end_lsn == lsn + frame_bytes(len(mark)):
+        if end_lsn == lsn + _MARK_BYTES:
             self._quiet_lsn = end_lsn
         self._settled = False
         self.durable_lsn = max(self.durable_lsn, lsn)
@@ -205,8 +236,9 @@ class Commit:
         lsn, sealed, live = self._log.unsynced()
         self._depth += 1
         try:
-            for segment in [*sealed, live]:
+            for segment in sealed:
                 self._sync_file(segment.file, segment.path)
+            self._sync_file(live.file, live.path)
             # A sync in a signal handler must not close what the sync that it interrupted has still to sync.
             if self._depth == 1:
                 self._log.synced(sealed)
