@@ -257,5 +257,6 @@ class Commit:
             # this very thread: no call, where one could run, may come before this assignment.
             self._broken = True
             raise self.poison(error, path) from error
-        self.raise_if_poisoned()
+        if self._broken:
+            self.raise_if_poisoned()
         self.syncs += 1
