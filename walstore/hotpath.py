@@ -1,8 +1,8 @@
 """The hot path: recording that a run started or finished, by one Python function for each level.
 
 A call through ``WalPersistence``, ``Store``, codec and ``Log`` is four Python frames, and each of them costs as much as
-appending to a list does. These functions do the same in one frame, for jobs that were recorded before. Whatever is
-unusual (a new job, an instant as a datetime, a full segment, a closed store) they leave to the usual way.
+appending to a list does. These functions do the same in one frame. Whatever is unusual (a name of another type, an
+instant as a datetime, a full segment, a closed store) they leave to the usual way.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from xxhash import xxh3_64_digest
 
 from walstore.engine.store import Store
 from walstore.errors import storage_error
-from walstore.format.run_frames import CUT_INSTANT_MIN_NS, RunFrames
+from walstore.format.run_frames import CUT_INSTANT_MIN_NS, EIGHT_BYTES, SHAPES, RunFrames
 from walstore.model.events import FINISHED, STARTED, EventForm
-from walstore.model.names import INSTANT_MAX_NS, Instant, JobId, id_of, instant_ns, known_ids
+from walstore.model.names import INSTANT_MAX_NS, Instant, JobId, id_of, instant_ns, is_plain, known_ids
 from walstore.model.records import JobState
 from walstore.options import Durability
 
@@ -24,8 +24,10 @@ __all__ = ["HotPath", "finished_form", "hot_path", "started_form"]
 
 _JOBS_MAX: Final = 1 << 14
 """Jobs that are remembered, for about 400 bytes each."""
-_CALLS_UNTIL_KNOWN: Final = 4
-"""A job is remembered once it was recorded so often: for one that runs once, that costs more than it gives."""
+_SEEN_MAX: Final = 1 << 12
+"""Jobs of which it is remembered that they were seen once."""
+_PASSED_MAX: Final = 15
+"""At least one of so many calls, and one more, for jobs that are not known is looked at."""
 _TRUE, _FALSE = 0xC3, 0xC2  # As msgpack writes them.
 
 
@@ -58,25 +60,31 @@ def finished_form(job: JobId, finished_at: Instant, success: bool) -> EventForm:
 
 
 class _Known(dict[JobId, RunFrames]):
-    """The jobs that were recorded before, with the beginnings of their frames; a bounded number of them."""
+    """The jobs that are recorded often, with the beginnings of their frames; a bounded number of them.
+
+    A job becomes known when it is looked at for the second time. That costs as much as a call does, so only some calls
+    are looked at: most of them where jobs are found again, few where there are very many, or where each runs once.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._calls: dict[str, int] = {}
+        self._seen: set[str] = set()
+        self._passed = 0
 
-    def note(self, job: JobId) -> None:
-        """Take note of a job that a call was recorded for, and that was not known."""
-        if type(job) is not str:
-            return
-        calls = self._calls.get(job, 0) + 1
-        if calls < _CALLS_UNTIL_KNOWN:
-            if len(self._calls) >= _JOBS_MAX:
-                self._calls.clear()
-            self._calls[job] = calls
-            return
-        if len(self) >= _JOBS_MAX:
-            self.clear()
-        self[job] = RunFrames.of(job)
+    def look(self, job: str) -> int:
+        """Look at a job that is not known, and return how many such calls to let pass before the next look."""
+        seen = self._seen
+        if job in seen:
+            if len(self) >= _JOBS_MAX:
+                self.clear()
+            self[job] = RunFrames.of(job)
+            self._passed = 0
+        else:
+            if len(seen) >= _SEEN_MAX:
+                seen.clear()
+            seen.add(job)
+            self._passed = min(2 * self._passed + 1, _PASSED_MAX)
+        return self._passed
 
 
 def _into_buffer(store: Store[EventForm, JobState]) -> HotPath:
@@ -84,7 +92,12 @@ def _into_buffer(store: Store[EventForm, JobState]) -> HotPath:
     items, events_max = buffer.items, buffer.events_max
 
     def record_started(id: JobId, started_at: Instant) -> None:
-        if id in known and type(started_at) is int and 0 <= started_at <= INSTANT_MAX_NS and len(items) < events_max:
+        if (
+            (id in known or is_plain(id))
+            and type(started_at) is int
+            and 0 <= started_at <= INSTANT_MAX_NS
+            and len(items) < events_max
+        ):
             event = STARTED, id, started_at
             # Looked up when the event is ready, as in Buffer.add: nothing may come between this and the append.
             buffer.sink.append(event)  # type: ignore[arg-type]  # What is known is a string.
@@ -93,7 +106,7 @@ def _into_buffer(store: Store[EventForm, JobState]) -> HotPath:
 
     def record_finished(id: JobId, finished_at: Instant, success: bool) -> None:
         if (
-            id in known
+            (id in known or is_plain(id))
             and (success is True or success is False)
             and type(finished_at) is int
             and 0 <= finished_at <= INSTANT_MAX_NS
@@ -108,43 +121,82 @@ def _into_buffer(store: Store[EventForm, JobState]) -> HotPath:
 
 
 def _into_log(store: Store[EventForm, JobState]) -> HotPath:
-    known, log, record = _Known(), store.log, store.record
+    known = _Known()
+    return HotPath(_starts_into_log(store, known), _ends_into_log(store, known))
+
+
+def _starts_into_log(store: Store[EventForm, JobState], known: _Known) -> Callable[[JobId, Instant], None]:
+    log, record, shapes = store.log, store.record, SHAPES
+    passing = 0
 
     def record_started(id: JobId, started_at: Instant) -> None:
+        nonlocal passing
         frames = known.get(id)
-        if frames is not None and type(started_at) is int and CUT_INSTANT_MIN_NS <= started_at <= INSTANT_MAX_NS:
+        if type(started_at) is not int or not CUT_INSTANT_MIN_NS <= started_at <= INSTANT_MAX_NS:
+            record(started_form(id, started_at))
+            return
+        if frames is not None:
             body = frames[0] + frames[1](started_at)
-            write, seed = log.head
-            try:
-                write(xxh3_64_digest(body, seed) + body)
-            except ValueError:
-                log.append_body(body)
-            except OSError as error:
-                raise storage_error(error, f"writing to {log.live.path}") from error
-            store.logged_events += 1
+        elif type(id) is str and id.isprintable() and "." in id and id > "/" and id[-1] != ".":
+            # It is_plain; the call would take a tenth of the time that there is.
+            name = id.encode()
+            head, pack, _, _ = shapes[len(name)]
+            body = pack(head, name, EIGHT_BYTES, started_at)
+            passing -= 1
+            if passing < 0:
+                passing = known.look(id)
         else:
             record(started_form(id, started_at))
-            known.note(id)
+            if type(id) is str:
+                known.look(id)
+            return
+        write, seed = log.head
+        try:
+            write(xxh3_64_digest(body, seed) + body)
+        except ValueError:
+            log.append_body(body)
+        except OSError as error:
+            raise storage_error(error, f"writing to {log.live.path}") from error
+        store.logged_events += 1
+
+    return record_started
+
+
+def _ends_into_log(store: Store[EventForm, JobState], known: _Known) -> Callable[[JobId, Instant, bool], None]:
+    log, record, shapes = store.log, store.record, SHAPES
+    passing = 0
 
     def record_finished(id: JobId, finished_at: Instant, success: bool) -> None:
+        nonlocal passing
         frames = known.get(id)
         if (
-            frames is not None
-            and (success is True or success is False)
-            and type(finished_at) is int
-            and CUT_INSTANT_MIN_NS <= finished_at <= INSTANT_MAX_NS
+            type(finished_at) is not int
+            or not CUT_INSTANT_MIN_NS <= finished_at <= INSTANT_MAX_NS
+            or (success is not True and success is not False)
         ):
+            record(finished_form(id, finished_at, success))
+            return
+        if frames is not None:
             body = frames[2] + frames[3](finished_at, _TRUE if success else _FALSE)
-            write, seed = log.head
-            try:
-                write(xxh3_64_digest(body, seed) + body)
-            except ValueError:
-                log.append_body(body)
-            except OSError as error:
-                raise storage_error(error, f"writing to {log.live.path}") from error
-            store.logged_events += 1
+        elif type(id) is str and id.isprintable() and "." in id and id > "/" and id[-1] != ".":
+            name = id.encode()
+            _, _, head, pack = shapes[len(name)]
+            body = pack(head, name, EIGHT_BYTES, finished_at, _TRUE if success else _FALSE)
+            passing -= 1
+            if passing < 0:
+                passing = known.look(id)
         else:
             record(finished_form(id, finished_at, success))
-            known.note(id)
+            if type(id) is str:
+                known.look(id)
+            return
+        write, seed = log.head
+        try:
+            write(xxh3_64_digest(body, seed) + body)
+        except ValueError:
+            log.append_body(body)
+        except OSError as error:
+            raise storage_error(error, f"writing to {log.live.path}") from error
+        store.logged_events += 1
 
-    return HotPath(record_started, record_finished)
+    return record_finished

@@ -10,15 +10,19 @@ __all__ = [
     "Instant",
     "JobId",
     "QName",
+    "check_name_bytes",
     "datetime_of",
     "duration_ns",
     "id_of",
     "instant_ns",
+    "is_plain",
     "known_ids",
 ]
 
 NAME_BYTES_MAX = 1024
 """The longest name, in bytes of UTF-8."""
+_CHARACTERS_SURE = NAME_BYTES_MAX // 4
+"""So many characters are never too many bytes."""
 INSTANT_MAX_NS = 2**63 - 1
 """The last instant, in nanoseconds since 1970 in UTC (in the year 2262)."""
 
@@ -106,23 +110,51 @@ Instant = int | datetime
 
 
 known_ids: set[str] = set()
-"""Strings that ``id_of`` found to be good names; a scheduler records the same ones again and again."""
+"""Strings that were found to be good names; a scheduler records the same ones again and again."""
 _KNOWN_IDS_MAX = 1 << 14  # A program that makes up names for ever must not fill the memory.
+_NAMES_PER_KNOWN = 8
+_names_until_known = 0
 
 
 def id_of(job: JobId) -> str:
     """Return the dotted string of a job's id, checked. Raises ``TypeError`` or ``ValueError`` when it is not one."""
     if type(job) is not str:
         return str(job) if isinstance(job, QName) else str(QName.parse(job))
-    if job not in known_ids:
-        # The rules of a QName in a fifth of the time, for the names that nearly all programs have.
-        is_plain = job.isascii() and job.isprintable() and len(job) <= NAME_BYTES_MAX
-        if not (is_plain and 0 < job.rfind(".") < len(job) - 1):
-            QName.parse(job)
-        if len(known_ids) >= _KNOWN_IDS_MAX:
-            known_ids.clear()
-        known_ids.add(job)
+    if job not in known_ids and not is_plain(job):
+        QName.parse(job)
+        _remember(job)
     return job
+
+
+def is_plain(job: object) -> bool:
+    """Whether something is a string that is a good name at first sight; strange ones take ``id_of`` to tell.
+
+    This is a fifth of the rules' time. It is called for names that are not known, and every eighth becomes known:
+    where they are all different, remembering them costs more than it gives.
+    """
+    global _names_until_known  # noqa: PLW0603  # A count that may be lost among threads, and must cost nothing.
+    # What is printable holds no control characters and no surrogates. What comes behind "/" does not begin with a dot.
+    if not (type(job) is str and job.isprintable() and "." in job and job > "/" and job[-1] != "."):
+        return False
+    if len(job) > _CHARACTERS_SURE:
+        return False
+    _names_until_known -= 1
+    if _names_until_known < 0:
+        _names_until_known = _NAMES_PER_KNOWN - 1
+        _remember(job)
+    return True
+
+
+def check_name_bytes(name_bytes: int) -> None:
+    """Raise ``ValueError`` when a name takes too many bytes of UTF-8."""
+    if name_bytes > NAME_BYTES_MAX:
+        raise ValueError(f"a qualified name has at most {NAME_BYTES_MAX} bytes of UTF-8, this one {name_bytes}")
+
+
+def _remember(job: str) -> None:
+    if len(known_ids) >= _KNOWN_IDS_MAX:
+        known_ids.clear()
+    known_ids.add(job)
 
 
 def instant_ns(instant: Instant, what: str = "an instant") -> int:
@@ -163,7 +195,6 @@ def _check_text(dotted: str) -> None:
         encoded = dotted.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"a qualified name must be valid Unicode, without lone surrogates: {dotted!r}") from error
-    if len(encoded) > NAME_BYTES_MAX:
-        raise ValueError(f"a qualified name has at most {NAME_BYTES_MAX} bytes of UTF-8, this one {len(encoded)}")
+    check_name_bytes(len(encoded))
     if not _CONTROLS.isdisjoint(dotted):
         raise ValueError(f"a qualified name must not hold control characters: {dotted!r}")
