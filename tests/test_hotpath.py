@@ -1,14 +1,16 @@
-"""Recording for a job that was recorded before does the same as for a new one, whatever is recorded and whenever."""
+"""Recording by the hot path does the same as by the usual way, whatever is recorded, whenever, and how often."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from walstore import Durability, WalOptions, WalPersistence
@@ -16,9 +18,16 @@ from walstore.errors import ForkedProcessError, StoreClosedError
 from walstore.format.codec import JobCodec
 from walstore.format.frame import frame_body
 from walstore.format.layout import FrameKind
-from walstore.format.run_frames import CUT_INSTANT_MIN_NS, RunFrames
+from walstore.format.run_frames import (
+    CUT_INSTANT_MIN_NS,
+    EIGHT_BYTES,
+    FINISHED_SHAPES,
+    STARTED_SHAPES,
+    RunFrames,
+)
+from walstore.hotpath import _JOBS_MAX, _PASSED_MAX, _Known
 from walstore.model.events import FINISHED, STARTED
-from walstore.model.names import INSTANT_MAX_NS, Instant, QName
+from walstore.model.names import INSTANT_MAX_NS, NAME_BYTES_MAX, Instant, QName, is_plain
 from walstore.testing.strategies import records
 
 JOB = "ai.geo.tile"
@@ -40,16 +49,41 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[WalPersist
         yield store
 
 
-@given(records().map(lambda record: str(record.id)), st.integers(CUT_INSTANT_MIN_NS, INSTANT_MAX_NS), st.booleans())
-@example("a.b", CUT_INSTANT_MIN_NS, True)
-@example("a.b", INSTANT_MAX_NS, False)
-def test_a_cut_frame_is_the_whole_frame(job: str, at_ns: int, success: bool) -> None:
-    frames = RunFrames.of(job)
+def assert_frames_are_the_codecs(job: str, at_ns: int, success: bool) -> None:
     encode = JobCodec().encode_events
     started = frame_body(FrameKind.EVENTS, encode([(STARTED, job, at_ns)]))
     finished = frame_body(FrameKind.EVENTS, encode([(FINISHED, job, at_ns, success)]))
+    outcome = 0xC3 if success else 0xC2
+    frames = RunFrames.of(job)
     assert frames.started + frames.started_tail(at_ns) == started
-    assert frames.finished + frames.finished_tail(at_ns, 0xC3 if success else 0xC2) == finished
+    assert frames.finished + frames.finished_tail(at_ns, outcome) == finished
+    name = job.encode()
+    head, pack = STARTED_SHAPES[len(name)]
+    assert pack(head, name, EIGHT_BYTES, at_ns) == started
+    head, pack = FINISHED_SHAPES[len(name)]
+    assert pack(head, name, EIGHT_BYTES, at_ns, outcome) == finished
+
+
+@given(records().map(lambda record: str(record.id)), st.integers(CUT_INSTANT_MIN_NS, INSTANT_MAX_NS), st.booleans())
+@example("a.b", CUT_INSTANT_MIN_NS, True)
+@example("a.b", INSTANT_MAX_NS, False)
+def test_frames_from_pieces_are_those_of_the_codec(job: str, at_ns: int, success: bool) -> None:
+    assert_frames_are_the_codecs(job, at_ns, success)
+
+
+def test_frames_of_every_length_are_those_of_the_codec() -> None:
+    for name_bytes in range(3, NAME_BYTES_MAX + 1):
+        # With characters that are found in the pieces as well, and with long ones.
+        for filling in ("n", "w", "\0", "é"):
+            job = "a." + (filling * name_bytes).encode()[: name_bytes - 2].decode(errors="replace")
+            if len(job.encode()) <= NAME_BYTES_MAX:
+                assert_frames_are_the_codecs(job, CUT_INSTANT_MIN_NS + name_bytes, name_bytes % 3 == 0)
+
+
+def test_no_frame_is_made_for_a_name_that_is_too_long() -> None:
+    for shapes in (STARTED_SHAPES, FINISHED_SHAPES):
+        with pytest.raises(ValueError, match="at most 1024 bytes of UTF-8, this one 1025"):
+            shapes[NAME_BYTES_MAX + 1]
 
 
 INSTANTS: list[tuple[Instant, int]] = [
@@ -142,6 +176,110 @@ def test_more_jobs_than_are_remembered(tmp_path: Path) -> None:
                 store.record_started(job, 2**40 + turn)
         assert {record.last_started_at_ns for record in store.load_all()} == {2**40 + OFTEN - 1}
         assert len(store.load_all()) == len(jobs)
+
+
+NAMES = st.text(max_size=6) | st.lists(
+    st.sampled_from(
+        ["a", "B9", ".", ".", "/", "-", " ", "\0", "\n", "\x7f", "\x85", "\xa0", "é", "日", "\ud800", "n" * 1020]
+    )
+    | st.characters(),
+    max_size=6,
+).map("".join)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_name_is_taken_or_refused_as_qname_does_it(level: Durability, tmp_path: Path) -> None:
+    with WalPersistence(tmp_path / "store", durability=level) as store:
+        taken: dict[str, int] = {}
+
+        @given(NAMES, st.sampled_from([0, 2**40, INSTANT_MAX_NS]), st.booleans())
+        @example("a." + "n" * 1022, 2**40, True)
+        @example("a." + "n" * 1023, 2**40, True)
+        @example("a." + "n" * 1023, 2**40, False)
+        @example("a." + "é" * 511, 2**40, False)
+        @example("a." + "é" * 512, 2**40, False)
+        @settings(max_examples=300)
+        def check(name: str, at_ns: int, starts: bool) -> None:
+            record = store.record_started if starts else partial(store.record_finished, success=True)
+            try:
+                QName.parse(name)
+            except ValueError as error:
+                assert not is_plain(name)
+                with pytest.raises(ValueError, match=f"^{re.escape(str(error))}$"):
+                    record(name, at_ns)
+            else:
+                record(name, at_ns)
+                if starts:
+                    taken[name] = at_ns
+
+        check()
+        assert {str(record.id): record.last_started_at_ns for record in store.load_all()} == taken
+
+
+def test_a_string_of_another_type_is_taken_by_what_it_holds(store: WalPersistence) -> None:
+    class Name(str):
+        __slots__ = ()
+
+        def encode(self, *_: str) -> bytes:
+            return b"another.name"
+
+        def isprintable(self) -> bool:
+            return True
+
+    for number in range(OFTEN):
+        store.record_started(Name("a.name"), 2**40 + number)
+        with pytest.raises(ValueError, match="control characters"):
+            store.record_started(Name("a.b\n"), 2**40)
+    assert {str(record.id) for record in store.load_all()} == {"a.name", JOB}
+
+
+def test_jobs_that_run_once_are_in_order_and_counted_across_many_segments(store: WalPersistence) -> None:
+    events = store.stats().events
+    jobs = [f"once.{'n' * (number % 40)}{number}" for number in range(500)]
+    for number, job in enumerate(jobs):
+        store.record_started(job, 2**40 + number)
+        store.record_finished(job, 2**41 + number, number % 3 == 0)
+    assert store.stats().events == events + 1000
+    expected = {job: (2**40 + number, 2**41 + number, int(number % 3 > 0)) for number, job in enumerate(jobs)}
+    loaded = store.load_all()
+    assert {
+        str(record.id): (record.last_started_at_ns, record.last_finished_at_ns, record.consecutive_failures)
+        for record in loaded
+        if str(record.id) != JOB
+    } == expected
+    store.close()
+    with WalPersistence(store.path) as again:
+        assert sorted(map(repr, again.load_all())) == sorted(map(repr, loaded))
+
+
+def calls_until_known(known: _Known, jobs: Sequence[str], calls_max: int) -> int:
+    """Call for the jobs in turn, as the hot path does, until all are known, and return how many calls that took."""
+    passing = 0
+    for number in range(calls_max):
+        job = jobs[number % len(jobs)]
+        if job not in known:
+            passing -= 1
+            if passing < 0:
+                passing = known.look(job)
+                assert 0 <= passing <= _PASSED_MAX
+                if len(known) == len(jobs):
+                    return number
+    raise AssertionError(f"only {len(known)} of {len(jobs)} jobs are known")
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 64, 1_000, 1_024])
+def test_jobs_that_are_recorded_often_become_known(count: int) -> None:
+    jobs = [f"many.job{number}" for number in range(count)]
+    assert calls_until_known(_Known(), jobs, 1_000 + 50 * count) > 0
+
+
+def test_a_bounded_number_of_jobs_is_remembered() -> None:
+    known = _Known()
+    for number in range(3 * _JOBS_MAX):
+        for _ in range(2):
+            known.look(f"many.job{number}")
+        assert len(known) <= _JOBS_MAX
+        assert len(known._seen) <= _JOBS_MAX
 
 
 def test_after_closing_a_known_job_is_refused_like_any_other(store: WalPersistence) -> None:

@@ -14,7 +14,7 @@ from xxhash import xxh3_64_digest
 
 from walstore.engine.store import Store
 from walstore.errors import storage_error
-from walstore.format.run_frames import CUT_INSTANT_MIN_NS, EIGHT_BYTES, SHAPES, RunFrames
+from walstore.format.run_frames import CUT_INSTANT_MIN_NS, EIGHT_BYTES, FINISHED_SHAPES, STARTED_SHAPES, RunFrames
 from walstore.model.events import FINISHED, STARTED, EventForm
 from walstore.model.names import INSTANT_MAX_NS, Instant, JobId, id_of, instant_ns, is_plain, known_ids
 from walstore.model.records import JobState
@@ -23,11 +23,9 @@ from walstore.options import Durability
 __all__ = ["HotPath", "finished_form", "hot_path", "started_form"]
 
 _JOBS_MAX: Final = 1 << 14
-"""Jobs that are remembered, for about 400 bytes each."""
-_SEEN_MAX: Final = 1 << 12
-"""Jobs of which it is remembered that they were seen once."""
-_PASSED_MAX: Final = 15
-"""At least one of so many calls, and one more, for jobs that are not known is looked at."""
+"""Jobs that are remembered, for about 400 bytes each, and as many more that were seen once."""
+_PASSED_MAX: Final = 63
+"""How many calls for jobs that are not known are let pass at most between two that are looked at."""
 _TRUE, _FALSE = 0xC3, 0xC2  # As msgpack writes them.
 
 
@@ -80,7 +78,7 @@ class _Known(dict[JobId, RunFrames]):
             self[job] = RunFrames.of(job)
             self._passed = 0
         else:
-            if len(seen) >= _SEEN_MAX:
+            if len(seen) >= _JOBS_MAX:
                 seen.clear()
             seen.add(job)
             self._passed = min(2 * self._passed + 1, _PASSED_MAX)
@@ -126,28 +124,29 @@ def _into_log(store: Store[EventForm, JobState]) -> HotPath:
 
 
 def _starts_into_log(store: Store[EventForm, JobState], known: _Known) -> Callable[[JobId, Instant], None]:
-    log, record, shapes = store.log, store.record, SHAPES
+    log, record, shapes = store.log, store.record, STARTED_SHAPES
     passing = 0
 
     def record_started(id: JobId, started_at: Instant) -> None:
         nonlocal passing
         frames = known.get(id)
-        if type(started_at) is not int or not CUT_INSTANT_MIN_NS <= started_at <= INSTANT_MAX_NS:
-            record(started_form(id, started_at))
-            return
-        if frames is not None:
+        if frames is not None and type(started_at) is int and CUT_INSTANT_MIN_NS <= started_at <= INSTANT_MAX_NS:
             body = frames[0] + frames[1](started_at)
-        elif type(id) is str and id.isprintable() and "." in id and id > "/" and id[-1] != ".":
-            # It is_plain; the call would take a tenth of the time that there is.
+        elif (
+            (type(id) is str and id.isprintable() and "." in id and id > "/" and id[-1] != ".")
+            and type(started_at) is int
+            and CUT_INSTANT_MIN_NS <= started_at <= INSTANT_MAX_NS
+        ):
+            # The first line is what is_plain says; the call would take as long as two of its conditions.
             name = id.encode()
-            head, pack, _, _ = shapes[len(name)]
+            head, pack = shapes[len(name)]
             body = pack(head, name, EIGHT_BYTES, started_at)
             passing -= 1
             if passing < 0:
                 passing = known.look(id)
         else:
             record(started_form(id, started_at))
-            if type(id) is str:
+            if frames is None and type(id) is str:
                 known.look(id)
             return
         write, seed = log.head
@@ -163,31 +162,34 @@ def _starts_into_log(store: Store[EventForm, JobState], known: _Known) -> Callab
 
 
 def _ends_into_log(store: Store[EventForm, JobState], known: _Known) -> Callable[[JobId, Instant, bool], None]:
-    log, record, shapes = store.log, store.record, SHAPES
+    log, record, shapes = store.log, store.record, FINISHED_SHAPES
     passing = 0
 
     def record_finished(id: JobId, finished_at: Instant, success: bool) -> None:
         nonlocal passing
         frames = known.get(id)
         if (
-            type(finished_at) is not int
-            or not CUT_INSTANT_MIN_NS <= finished_at <= INSTANT_MAX_NS
-            or (success is not True and success is not False)
+            frames is not None
+            and (success is True or success is False)
+            and type(finished_at) is int
+            and CUT_INSTANT_MIN_NS <= finished_at <= INSTANT_MAX_NS
         ):
-            record(finished_form(id, finished_at, success))
-            return
-        if frames is not None:
             body = frames[2] + frames[3](finished_at, _TRUE if success else _FALSE)
-        elif type(id) is str and id.isprintable() and "." in id and id > "/" and id[-1] != ".":
+        elif (
+            (type(id) is str and id.isprintable() and "." in id and id > "/" and id[-1] != ".")
+            and (success is True or success is False)
+            and type(finished_at) is int
+            and CUT_INSTANT_MIN_NS <= finished_at <= INSTANT_MAX_NS
+        ):
             name = id.encode()
-            _, _, head, pack = shapes[len(name)]
+            head, pack = shapes[len(name)]
             body = pack(head, name, EIGHT_BYTES, finished_at, _TRUE if success else _FALSE)
             passing -= 1
             if passing < 0:
                 passing = known.look(id)
         else:
             record(finished_form(id, finished_at, success))
-            if type(id) is str:
+            if frames is None and type(id) is str:
                 known.look(id)
             return
         write, seed = log.head
