@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from walstore.model.names import INSTANT_MAX_NS, Instant, JobId, QName, id_of, instant_ns, known_ids
+from walstore.model.names import INSTANT_MAX_NS, Instant, JobId, QName, id_of, instant_ns, is_plain, known_ids
 from walstore.model.records import SchedulerJobRecord, record_of, state_of
 from walstore.model.schedule import KINDS, Schedule, ScheduleForm, schedule_of
 
@@ -134,13 +134,18 @@ def forms_of(events: Iterable[Event], now_ns: int) -> list[EventForm]:
     if type(events) is CheckedEvents:
         return events.forms(now_ns)
     forms: list[EventForm] = []
-    add = forms.append
+    add, known = forms.append, known_ids
     for event in events:
-        # Most events are these two, of jobs that were recorded before: without a further call, a third of the time.
+        # Most events are these two: without a further call for jobs that were recorded before, a third of the time.
         kind = type(event)
         if kind is Started or kind is Finished:
             job, at_ns = event.id, event.at  # type: ignore[union-attr]  # As their types say.
-            if type(job) is str and job in known_ids and type(at_ns) is int and 0 <= at_ns <= INSTANT_MAX_NS:
+            if (
+                type(job) is str
+                and (job in known or is_plain(job))
+                and type(at_ns) is int
+                and 0 <= at_ns <= INSTANT_MAX_NS
+            ):
                 if kind is Started:
                     add((STARTED, job, at_ns))
                     continue
