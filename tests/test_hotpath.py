@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,21 +18,14 @@ from walstore.errors import ForkedProcessError, StoreClosedError
 from walstore.format.codec import JobCodec
 from walstore.format.frame import frame_body
 from walstore.format.layout import FrameKind
-from walstore.format.run_frames import (
-    CUT_INSTANT_MIN_NS,
-    EIGHT_BYTES,
-    FINISHED_SHAPES,
-    STARTED_SHAPES,
-    RunFrames,
-)
-from walstore.hotpath import _JOBS_MAX, _PASSED_MAX, _Known
+from walstore.format.run_frames import CUT_INSTANT_MIN_NS, EIGHT_BYTES, FINISHED_SHAPES, STARTED_SHAPES
 from walstore.model.events import FINISHED, STARTED
-from walstore.model.names import INSTANT_MAX_NS, NAME_BYTES_MAX, Instant, QName, is_plain
+from walstore.model.names import INSTANT_MAX_NS, NAME_BYTES_MAX, Instant, QName, is_plain, known_ids
 from walstore.testing.strategies import records
 
 JOB = "ai.geo.tile"
 LEVELS = [Durability.BUFFERED, Durability.PROCESS]
-# More calls than it takes for a job to become known.
+# More calls than it takes for the only job to become known.
 OFTEN = 20
 
 
@@ -54,9 +47,6 @@ def assert_frames_are_the_codecs(job: str, at_ns: int, success: bool) -> None:
     started = frame_body(FrameKind.EVENTS, encode([(STARTED, job, at_ns)]))
     finished = frame_body(FrameKind.EVENTS, encode([(FINISHED, job, at_ns, success)]))
     outcome = 0xC3 if success else 0xC2
-    frames = RunFrames.of(job)
-    assert frames.started + frames.started_tail(at_ns) == started
-    assert frames.finished + frames.finished_tail(at_ns, outcome) == finished
     name = job.encode()
     head, pack = STARTED_SHAPES[len(name)]
     assert pack(head, name, EIGHT_BYTES, at_ns) == started
@@ -252,34 +242,30 @@ def test_jobs_that_run_once_are_in_order_and_counted_across_many_segments(store:
         assert sorted(map(repr, again.load_all())) == sorted(map(repr, loaded))
 
 
-def calls_until_known(known: _Known, jobs: Sequence[str], calls_max: int) -> int:
-    """Call for the jobs in turn, as the hot path does, until all are known, and return how many calls that took."""
-    passing = 0
-    for number in range(calls_max):
-        job = jobs[number % len(jobs)]
-        if job not in known:
-            passing -= 1
-            if passing < 0:
-                passing = known.look(job)
-                assert 0 <= passing <= _PASSED_MAX
-                if len(known) == len(jobs):
-                    return number
-    raise AssertionError(f"only {len(known)} of {len(jobs)} jobs are known")
+def test_names_that_are_recorded_often_are_remembered_and_a_bounded_number_of_them(tmp_path: Path) -> None:
+    often = {f"often.job{number}" for number in range(1_000)}
+    with WalPersistence(tmp_path / "store") as store:
+        for turn in range(OFTEN):
+            for job in often:
+                store.record_started(job, 2**40 + turn)
+        assert len(often & known_ids) > 500
+        for number in range(200_000):
+            store.record_finished(f"once.job{number}", 2**40, True)
+        assert 0 < len(known_ids) <= 2**14
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 64, 1_000, 1_024])
-def test_jobs_that_are_recorded_often_become_known(count: int) -> None:
-    jobs = [f"many.job{number}" for number in range(count)]
-    assert calls_until_known(_Known(), jobs, 1_000 + 50 * count) > 0
-
-
-def test_a_bounded_number_of_jobs_is_remembered() -> None:
-    known = _Known()
-    for number in range(3 * _JOBS_MAX):
-        for _ in range(2):
-            known.look(f"many.job{number}")
-        assert len(known) <= _JOBS_MAX
-        assert len(known._seen) <= _JOBS_MAX
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_name_that_is_too_long_is_never_remembered(level: Durability, tmp_path: Path) -> None:
+    long = "a." + "n" * NAME_BYTES_MAX
+    with WalPersistence(tmp_path / "store", durability=level) as store:
+        for number in range(100):
+            for at_ns in (number, 2**40 + number):
+                with pytest.raises(ValueError, match="at most 1024 bytes"):
+                    store.record_started(long, at_ns)
+                with pytest.raises(ValueError, match="at most 1024 bytes"):
+                    store.record_finished(long, at_ns, True)
+        assert long not in known_ids
+        assert store.load_all() == []
 
 
 def test_after_closing_a_known_job_is_refused_like_any_other(store: WalPersistence) -> None:

@@ -8,24 +8,20 @@ instant as a datetime, a full segment, a closed store) they leave to the usual w
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from xxhash import xxh3_64_digest
 
 from walstore.engine.store import Store
 from walstore.errors import storage_error
-from walstore.format.run_frames import CUT_INSTANT_MIN_NS, EIGHT_BYTES, FINISHED_SHAPES, STARTED_SHAPES, RunFrames
+from walstore.format.run_frames import CUT_INSTANT_MIN_NS, EIGHT_BYTES, FINISHED_SHAPES, STARTED_SHAPES
 from walstore.model.events import FINISHED, STARTED, EventForm
-from walstore.model.names import INSTANT_MAX_NS, Instant, JobId, id_of, instant_ns, is_plain, known_ids
+from walstore.model.names import INSTANT_MAX_NS, Instant, JobId, id_of, instant_ns, is_plain, known_ids, remember
 from walstore.model.records import JobState
 from walstore.options import Durability
 
 __all__ = ["HotPath", "finished_form", "hot_path", "started_form"]
 
-_JOBS_MAX: Final = 1 << 14
-"""Jobs that are remembered, for about 400 bytes each, and as many more that were seen once."""
-_PASSED_MAX: Final = 63
-"""How many calls for jobs that are not known are let pass at most between two that are looked at."""
 _TRUE, _FALSE = 0xC3, 0xC2  # As msgpack writes them.
 
 
@@ -55,34 +51,6 @@ def finished_form(job: JobId, finished_at: Instant, success: bool) -> EventForm:
     if success is not True and success is not False:
         raise TypeError(f"success must be a bool, not {success!r}")
     return FINISHED, id_of(job), instant_ns(finished_at, "finished_at"), success
-
-
-class _Known(dict[JobId, RunFrames]):
-    """The jobs that are recorded often, with the beginnings of their frames; a bounded number of them.
-
-    A job becomes known when it is looked at for the second time. That costs as much as a call does, so only some calls
-    are looked at: most of them where jobs are found again, few where there are very many, or where each runs once.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._seen: set[str] = set()
-        self._passed = 0
-
-    def look(self, job: str) -> int:
-        """Look at a job that is not known, and return how many such calls to let pass before the next look."""
-        seen = self._seen
-        if job in seen:
-            if len(self) >= _JOBS_MAX:
-                self.clear()
-            self[job] = RunFrames.of(job)
-            self._passed = 0
-        else:
-            if len(seen) >= _JOBS_MAX:
-                seen.clear()
-            seen.add(job)
-            self._passed = min(2 * self._passed + 1, _PASSED_MAX)
-        return self._passed
 
 
 def _into_buffer(store: Store[EventForm, JobState]) -> HotPath:
@@ -119,36 +87,30 @@ def _into_buffer(store: Store[EventForm, JobState]) -> HotPath:
 
 
 def _into_log(store: Store[EventForm, JobState]) -> HotPath:
-    known = _Known()
-    return HotPath(_starts_into_log(store, known), _ends_into_log(store, known))
+    return HotPath(_starts_into_log(store), _ends_into_log(store))
 
 
-def _starts_into_log(store: Store[EventForm, JobState], known: _Known) -> Callable[[JobId, Instant], None]:
-    log, record, shapes = store.log, store.record, STARTED_SHAPES
+def _starts_into_log(store: Store[EventForm, JobState]) -> Callable[[JobId, Instant], None]:
+    known, log, record, shapes = known_ids, store.log, store.record, STARTED_SHAPES
     passing = 0
 
     def record_started(id: JobId, started_at: Instant) -> None:
         nonlocal passing
-        frames = known.get(id)
-        if frames is not None and type(started_at) is int and CUT_INSTANT_MIN_NS <= started_at <= INSTANT_MAX_NS:
-            body = frames[0] + frames[1](started_at)
-        elif (
-            (type(id) is str and id.isprintable() and "." in id and id > "/" and id[-1] != ".")
-            and type(started_at) is int
-            and CUT_INSTANT_MIN_NS <= started_at <= INSTANT_MAX_NS
-        ):
-            # The first line is what is_plain says; the call would take as long as two of its conditions.
-            name = id.encode()
-            head, pack = shapes[len(name)]
-            body = pack(head, name, EIGHT_BYTES, started_at)
+        if type(id) is not str or type(started_at) is not int or not CUT_INSTANT_MIN_NS <= started_at <= INSTANT_MAX_NS:
+            record(started_form(id, started_at))
+            return
+        if id not in known:
+            # What is_plain says; the call would take as long as two of its conditions.
+            if not (id.isprintable() and "." in id and id > "/" and id[-1] != "."):
+                record(started_form(id, started_at))
+                return
             passing -= 1
             if passing < 0:
-                passing = known.look(id)
-        else:
-            record(started_form(id, started_at))
-            if frames is None and type(id) is str:
-                known.look(id)
-            return
+                # Checked in full: it may be too long, which is found below for the others.
+                passing = remember(id_of(id))
+        name = id.encode()
+        head, pack = shapes[len(name)]
+        body = pack(head, name, EIGHT_BYTES, started_at)
         write, seed = log.head
         try:
             write(xxh3_64_digest(body, seed) + body)
@@ -161,37 +123,30 @@ def _starts_into_log(store: Store[EventForm, JobState], known: _Known) -> Callab
     return record_started
 
 
-def _ends_into_log(store: Store[EventForm, JobState], known: _Known) -> Callable[[JobId, Instant, bool], None]:
-    log, record, shapes = store.log, store.record, FINISHED_SHAPES
+def _ends_into_log(store: Store[EventForm, JobState]) -> Callable[[JobId, Instant, bool], None]:
+    known, log, record, shapes = known_ids, store.log, store.record, FINISHED_SHAPES
     passing = 0
 
     def record_finished(id: JobId, finished_at: Instant, success: bool) -> None:
         nonlocal passing
-        frames = known.get(id)
         if (
-            frames is not None
-            and (success is True or success is False)
-            and type(finished_at) is int
-            and CUT_INSTANT_MIN_NS <= finished_at <= INSTANT_MAX_NS
+            (success is not True and success is not False)
+            or type(id) is not str
+            or type(finished_at) is not int
+            or not CUT_INSTANT_MIN_NS <= finished_at <= INSTANT_MAX_NS
         ):
-            body = frames[2] + frames[3](finished_at, _TRUE if success else _FALSE)
-        elif (
-            (type(id) is str and id.isprintable() and "." in id and id > "/" and id[-1] != ".")
-            and (success is True or success is False)
-            and type(finished_at) is int
-            and CUT_INSTANT_MIN_NS <= finished_at <= INSTANT_MAX_NS
-        ):
-            name = id.encode()
-            head, pack = shapes[len(name)]
-            body = pack(head, name, EIGHT_BYTES, finished_at, _TRUE if success else _FALSE)
+            record(finished_form(id, finished_at, success))
+            return
+        if id not in known:
+            if not (id.isprintable() and "." in id and id > "/" and id[-1] != "."):
+                record(finished_form(id, finished_at, success))
+                return
             passing -= 1
             if passing < 0:
-                passing = known.look(id)
-        else:
-            record(finished_form(id, finished_at, success))
-            if frames is None and type(id) is str:
-                known.look(id)
-            return
+                passing = remember(id_of(id))  # As above.
+        name = id.encode()
+        head, pack = shapes[len(name)]
+        body = pack(head, name, EIGHT_BYTES, finished_at, _TRUE if success else _FALSE)
         write, seed = log.head
         try:
             write(xxh3_64_digest(body, seed) + body)

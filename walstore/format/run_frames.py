@@ -1,15 +1,14 @@
 """Frames of one event that says that a run started or finished, from pieces that are ready.
 
-Where names are equally long, such events differ in the name, the instant and the outcome only, and those of one job in
-the last two. What does not differ is made once, for every length and for jobs that are recorded often, so that encoding
-an event is two C calls.
+Where names are equally long, such events differ in the name, the instant and the outcome only. What does not differ is
+made once for every length, so that encoding an event is two C calls: of the name, and of all.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgpack
 
@@ -23,7 +22,6 @@ __all__ = [
     "EIGHT_BYTES",
     "FINISHED_SHAPES",
     "STARTED_SHAPES",
-    "RunFrames",
     "RunShape",
 ]
 
@@ -36,11 +34,6 @@ RunShape = tuple[bytes, Callable[..., bytes]]
 """What comes before the name, and the function that makes a body of that, the name in UTF-8, and what comes behind it:
 ``EIGHT_BYTES``, the instant (at least ``CUT_INSTANT_MIN_NS``), and, for a run that finished, msgpack's byte for the
 outcome."""
-
-_OUTCOME_BYTES: Final = 1
-# The rest of a frame's body from the instant on, by how much padding ends it.
-_STARTED_TAILS: Final = [struct.Struct(f">q{padding}x").pack for padding in range(ALIGNMENT_BYTES)]
-_FINISHED_TAILS: Final = [struct.Struct(f">qB{padding}x").pack for padding in range(ALIGNMENT_BYTES)]
 
 
 class _Shapes(dict[int, RunShape]):
@@ -64,30 +57,3 @@ class _Shapes(dict[int, RunShape]):
 
 STARTED_SHAPES: Final = _Shapes(STARTED, "Bq", CUT_INSTANT_MIN_NS)
 FINISHED_SHAPES: Final = _Shapes(FINISHED, "BqB", CUT_INSTANT_MIN_NS, True)
-
-
-class RunFrames(NamedTuple):
-    """The two beginnings of a job's frames, each with the function that makes the rest.
-
-    The bodies are ``started + started_tail(at_ns)`` and ``finished + finished_tail(at_ns, outcome)``, of which the same
-    holds as in a ``RunShape``.
-    """
-
-    started: bytes
-    started_tail: Callable[[int], bytes]
-    finished: bytes
-    finished_tail: Callable[[int, int], bytes]
-
-    @classmethod
-    def of(cls, job: str) -> RunFrames:
-        """Return those of a job."""
-        name = job.encode()
-        started, finished = (
-            shapes[len(name)][0] + name + bytes((EIGHT_BYTES,)) for shapes in (STARTED_SHAPES, FINISHED_SHAPES)
-        )
-        return cls(
-            started,
-            _STARTED_TAILS[-len(started) % ALIGNMENT_BYTES],
-            finished,
-            _FINISHED_TAILS[-(len(finished) + _OUTCOME_BYTES) % ALIGNMENT_BYTES],
-        )

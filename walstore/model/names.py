@@ -17,6 +17,7 @@ __all__ = [
     "instant_ns",
     "is_plain",
     "known_ids",
+    "remember",
 ]
 
 NAME_BYTES_MAX = 1024
@@ -112,8 +113,8 @@ Instant = int | datetime
 known_ids: set[str] = set()
 """Strings that were found to be good names; a scheduler records the same ones again and again."""
 _KNOWN_IDS_MAX = 1 << 14  # A program that makes up names for ever must not fill the memory.
-_NAMES_PER_KNOWN = 8
-_names_until_known = 0
+_KNOWN_IDS_PER_PASSED = 512
+_passing = 0
 
 
 def id_of(job: JobId) -> str:
@@ -122,39 +123,42 @@ def id_of(job: JobId) -> str:
         return str(job) if isinstance(job, QName) else str(QName.parse(job))
     if job not in known_ids and not is_plain(job):
         QName.parse(job)
-        _remember(job)
+        remember(job)
     return job
 
 
 def is_plain(job: object) -> bool:
-    """Whether something is a string that is a good name at first sight; strange ones take ``id_of`` to tell.
+    """Whether something is a string that is surely a good name. Strange ones are not: ``id_of`` tells which are good.
 
-    This is a fifth of the rules' time. It is called for names that are not known, and every eighth becomes known:
-    where they are all different, remembering them costs more than it gives.
+    A fifth of the time that it takes to tell for certain. For names that are not among ``known_ids``.
     """
-    global _names_until_known  # noqa: PLW0603  # A count that may be lost among threads, and must cost nothing.
-    # What is printable holds no control characters and no surrogates. What comes behind "/" does not begin with a dot.
+    global _passing  # noqa: PLW0603  # A count in an object costs more; it does not matter if threads lose some of it.
+    # What is printable holds no control characters and no surrogates; what comes behind "/" begins with no dot.
     if not (type(job) is str and job.isprintable() and "." in job and job > "/" and job[-1] != "."):
         return False
     if len(job) > _CHARACTERS_SURE:
         return False
-    _names_until_known -= 1
-    if _names_until_known < 0:
-        _names_until_known = _NAMES_PER_KNOWN - 1
-        _remember(job)
+    _passing -= 1
+    if _passing < 0:
+        _passing = remember(job)
     return True
+
+
+def remember(job: str) -> int:
+    """Put a good name among ``known_ids``, and return how many others to let pass before the next one.
+
+    The more there are, the fewer are taken: among very many names, remembering one costs more than it gives.
+    """
+    if len(known_ids) >= _KNOWN_IDS_MAX:
+        known_ids.clear()
+    known_ids.add(job)
+    return len(known_ids) // _KNOWN_IDS_PER_PASSED
 
 
 def check_name_bytes(name_bytes: int) -> None:
     """Raise ``ValueError`` when a name takes too many bytes of UTF-8."""
     if name_bytes > NAME_BYTES_MAX:
         raise ValueError(f"a qualified name has at most {NAME_BYTES_MAX} bytes of UTF-8, this one {name_bytes}")
-
-
-def _remember(job: str) -> None:
-    if len(known_ids) >= _KNOWN_IDS_MAX:
-        known_ids.clear()
-    known_ids.add(job)
 
 
 def instant_ns(instant: Instant, what: str = "an instant") -> int:
