@@ -113,7 +113,7 @@ Instant = int | datetime
 known_ids: set[str] = set()
 """Strings that were found to be good names; a scheduler records the same ones again and again."""
 _KNOWN_IDS_MAX = 1 << 14  # A program that makes up names for ever must not fill the memory.
-_KNOWN_IDS_PER_PASSED = 512
+_KNOWN_IDS_PER_PASSED = 64
 _passing = 0
 
 
