@@ -16,7 +16,17 @@ from walstore.engine.store import Store
 from walstore.errors import storage_error
 from walstore.format.run_frames import CUT_INSTANT_MIN_NS, EIGHT_BYTES, FINISHED_SHAPES, STARTED_SHAPES
 from walstore.model.events import FINISHED, STARTED, EventForm
-from walstore.model.names import INSTANT_MAX_NS, Instant, JobId, id_of, instant_ns, is_plain, known_ids, remember
+from walstore.model.names import (
+    INSTANT_MAX_NS,
+    PLAIN_CHARACTERS_MAX,
+    Instant,
+    JobId,
+    id_of,
+    instant_ns,
+    is_plain,
+    known_ids,
+    remember,
+)
 from walstore.model.records import JobState
 from walstore.options import Durability
 
@@ -101,13 +111,14 @@ def _starts_into_log(store: Store[EventForm, JobState]) -> Callable[[JobId, Inst
             return
         if id not in known:
             # What is_plain says; the call would take as long as two of its conditions.
-            if not (id.isprintable() and "." in id and id > "/" and id[-1] != "."):
+            if not (
+                (id.isprintable() and "." in id and id > "/" and id[-1] != ".") and len(id) <= PLAIN_CHARACTERS_MAX
+            ):
                 record(started_form(id, started_at))
                 return
             passing -= 1
             if passing < 0:
-                # Checked in full: it may be too long, which is found below for the others.
-                passing = remember(id_of(id))
+                passing = remember(id)
         name = id.encode()
         head, pack = shapes[len(name)]
         body = pack(head, name, EIGHT_BYTES, started_at)
@@ -138,12 +149,14 @@ def _ends_into_log(store: Store[EventForm, JobState]) -> Callable[[JobId, Instan
             record(finished_form(id, finished_at, success))
             return
         if id not in known:
-            if not (id.isprintable() and "." in id and id > "/" and id[-1] != "."):
+            if not (
+                (id.isprintable() and "." in id and id > "/" and id[-1] != ".") and len(id) <= PLAIN_CHARACTERS_MAX
+            ):
                 record(finished_form(id, finished_at, success))
                 return
             passing -= 1
             if passing < 0:
-                passing = remember(id_of(id))  # As above.
+                passing = remember(id)
         name = id.encode()
         head, pack = shapes[len(name)]
         body = pack(head, name, EIGHT_BYTES, finished_at, _TRUE if success else _FALSE)

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 __all__ = [
     "INSTANT_MAX_NS",
     "NAME_BYTES_MAX",
+    "PLAIN_CHARACTERS_MAX",
     "Instant",
     "JobId",
     "QName",
-    "check_name_bytes",
     "datetime_of",
     "duration_ns",
     "id_of",
@@ -22,8 +22,8 @@ __all__ = [
 
 NAME_BYTES_MAX = 1024
 """The longest name, in bytes of UTF-8."""
-_CHARACTERS_SURE = NAME_BYTES_MAX // 4
-"""So many characters are never too many bytes."""
+PLAIN_CHARACTERS_MAX = NAME_BYTES_MAX // 4
+"""So many characters are surely not too many bytes."""
 INSTANT_MAX_NS = 2**63 - 1
 """The last instant, in nanoseconds since 1970 in UTC (in the year 2262)."""
 
@@ -136,7 +136,7 @@ def is_plain(job: object) -> bool:
     # What is printable holds no control characters and no surrogates; what comes behind "/" begins with no dot.
     if not (type(job) is str and job.isprintable() and "." in job and job > "/" and job[-1] != "."):
         return False
-    if len(job) > _CHARACTERS_SURE:
+    if len(job) > PLAIN_CHARACTERS_MAX:
         return False
     _passing -= 1
     if _passing < 0:
@@ -153,12 +153,6 @@ def remember(job: str) -> int:
         known_ids.clear()
     known_ids.add(job)
     return len(known_ids) // _KNOWN_IDS_PER_PASSED
-
-
-def check_name_bytes(name_bytes: int) -> None:
-    """Raise ``ValueError`` when a name takes too many bytes of UTF-8."""
-    if name_bytes > NAME_BYTES_MAX:
-        raise ValueError(f"a qualified name has at most {NAME_BYTES_MAX} bytes of UTF-8, this one {name_bytes}")
 
 
 def instant_ns(instant: Instant, what: str = "an instant") -> int:
@@ -199,6 +193,7 @@ def _check_text(dotted: str) -> None:
         encoded = dotted.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"a qualified name must be valid Unicode, without lone surrogates: {dotted!r}") from error
-    check_name_bytes(len(encoded))
+    if len(encoded) > NAME_BYTES_MAX:
+        raise ValueError(f"a qualified name has at most {NAME_BYTES_MAX} bytes of UTF-8, this one {len(encoded)}")
     if not _CONTROLS.isdisjoint(dotted):
         raise ValueError(f"a qualified name must not hold control characters: {dotted!r}")
