@@ -17,8 +17,10 @@ import pytest
 
 from walstore import Durability, Started, WalOptions, WalPersistence
 from walstore.engine.recovery import Situation
-from walstore.engine.watch import _close_forgotten
+from walstore.engine.watch import Watched, _close_forgotten
 from walstore.errors import FencedError, ForkedProcessError, StoreLockedError, StoreNotFoundError
+from walstore.fs.api import File, Lock
+from walstore.fs.os_fs import OsFileSystem
 from walstore.wal import os_environment
 
 
@@ -269,6 +271,71 @@ def test_a_store_that_its_own_thread_finds_forgotten_is_closed_by_another(tmp_pa
     with WalPersistence(tmp_path / "jobs") as again:
         assert again.recovery.situation is Situation.CLEAN
         assert len(again.load_all()) == 1
+
+
+@pytest.mark.mutation
+@pytest.mark.filterwarnings("ignore:.*never closed:ResourceWarning")
+def test_a_store_that_is_found_forgotten_while_its_next_segment_is_made_ready_is_closed(tmp_path: Path) -> None:
+    found: list[Watched] = []
+    begun, go = threading.Event(), threading.Event()
+
+    class Collecting(OsFileSystem):
+        """One in which the garbage collector finds the store in the thread that closing has to wait for."""
+
+        def create(self, path: str) -> File:
+            if "/next-" in path:
+                begun.set()
+                go.wait()
+                _close_forgotten(found[0])
+            return super().create(path)
+
+    environment = replace(os_environment(), fs=Collecting())
+    store = WalPersistence(tmp_path / "jobs", environment=environment)
+    store.record_started("job.a", 1)
+    store._finalizer.detach()
+    assert store._store is not None
+    found.append(store._store)
+    begun.wait()
+    go.set()
+    for name in ("walstore-successor", "walstore-closer"):
+        for thread in threading.enumerate():
+            if thread.name == name:
+                thread.join()
+    with WalPersistence(tmp_path / "jobs") as again:
+        assert again.recovery.situation is Situation.CLEAN
+        assert len(again.load_all()) == 1
+
+
+def test_no_file_is_made_ready_in_a_directory_that_was_moved_away(tmp_path: Path) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    class Late(OsFileSystem):
+        def lock(self, path: str) -> Lock | None:
+            lock = super().lock(path)
+            assert lock is not None
+            is_at = lock.is_at
+
+            def is_at_once_it_goes(path: str) -> bool:
+                if threading.current_thread().name == "walstore-successor":
+                    begun.set()
+                    go.wait()
+                return is_at(path)
+
+            lock.is_at = is_at_once_it_goes  # type: ignore[method-assign]
+            return lock
+
+    store = WalPersistence(tmp_path / "jobs", environment=replace(os_environment(), fs=Late()))
+    begun.wait()
+    (tmp_path / "jobs").rename(tmp_path / "moved")
+    with WalPersistence(tmp_path / "jobs") as other:
+        go.set()
+        for thread in threading.enumerate():
+            if thread.name == "walstore-successor":
+                thread.join()
+        with pytest.raises(FencedError):
+            store.close()
+        assert not list((tmp_path / "moved").glob("next-*"))
+        other.record_started("job.a", 1)
 
 
 @pytest.mark.mutation

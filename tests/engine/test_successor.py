@@ -67,20 +67,20 @@ def test_all_is_there_when_the_process_ends_right_after_a_rotation(level: Durabi
         assert not after.names(".tmp")
 
 
-def test_what_was_made_ready_for_another_segment_is_not_used() -> None:
+def test_what_was_not_ready_in_time_serves_the_next_rotation() -> None:
     world = World()
     with world.open(options=SMALL) as store:
         world.tick(store)
         (ready,) = world.names(".tmp")
+        # Too large for what is ready.
         store.record_many([Started("job.a", 1)] * LARGE_BATCH)
         assert world.names(".tmp") == [ready]
-        for _ in range(2):
-            # The batch fills the segment that it got, so that the first sync begins one more.
-            world.tick(store)
-        (other,) = world.names(".tmp")
-        assert other != ready
-    with world.open(options=SMALL) as store:
-        assert len(store.load_all()) == 1
+        fill(store, world)
+        assert not world.names(".tmp")
+        store.record_finished("job.a", 2, False)
+        after = World(world.fs.clone())
+    with after.open(options=SMALL) as store:
+        assert [record.consecutive_failures for record in store.load_all()] == [1]
 
 
 @pytest.mark.parametrize("operation", ["create", "allocate", "write", "sync"])

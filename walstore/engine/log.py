@@ -167,7 +167,7 @@ class Log:
                 # Not two names that are not on the device: a power loss may take the first and leave the second.
                 return
         base_lsn = self.live.base_lsn
-        if self._successor.is_wanted(base_lsn):
+        if self._successor.is_wanted():
             length = segment_length(self._next_bytes, 0)
             header = self._identity.header(
                 FileKind.SEGMENT, base_lsn, length, self._environment.nonce(), follows_lsn=base_lsn
@@ -215,6 +215,10 @@ class Log:
         """Write the watermark that ends a refused log, and return the file to sync. Any thread may call this."""
         self._keeper.call(partial(self._write_behind_seal, payload))
         return self.live.file
+
+    def is_running_here(self) -> bool:
+        """Whether the calling thread is one of the log's own."""
+        return self._successor.is_running_here()
 
     def close(self) -> None:
         """Close all files. For whoever has stopped the keeper."""

@@ -233,7 +233,7 @@ class Store(Generic[EventT, StateT]):
 
     def is_running_here(self) -> bool:
         """Whether the calling thread is one of the store's own, in which it can't be closed."""
-        return self._keeper.is_running_here() or self._compactor.is_running_here()
+        return any(part.is_running_here() for part in (self._keeper, self._compactor, self.log))
 
     def _close(self) -> None:
         self.buffer.refuse(self._closed_error)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 from walstore.engine.environment import Environment
 from walstore.engine.segment import Segment
-from walstore.errors import StorageError
+from walstore.errors import SchedulerPersistenceError
 from walstore.format.filenames import next_segment_name, segment_name, temporary_name
 from walstore.format.layout import HEADER_BYTES, SEGMENT_RESERVE_BYTES, Header
 from walstore.fs.api import Appender, File
@@ -44,12 +45,9 @@ class Successor:
         self._thread: threading.Thread | None = None
         self._prepared: _Prepared | None = None
 
-    def is_wanted(self, follows_lsn: int) -> bool:
-        """Whether no file is ready that follows the segment at this LSN, and none is being made ready."""
-        if self._thread is not None and self._thread.is_alive():
-            return False
-        self._discard_other(follows_lsn)
-        return self._prepared is None
+    def is_wanted(self) -> bool:
+        """Whether no file is ready, and none is being made ready."""
+        return self._prepared is None and (self._thread is None or not self._thread.is_alive())
 
     def prepare(self, header: Header, *, written: bool) -> None:
         """Begin to make a file with this header ready. ``written`` is as in ``File.allocate``.
@@ -63,19 +61,18 @@ class Successor:
         thread = threading.Thread(
             target=self._make, args=(path, header, written), name="walstore-successor", daemon=True
         )
+        self._thread = thread
         try:
             thread.start()
         except RuntimeError as error:
-            _logger.debug("no thread for the next segment of %s: %s", self._directory, error)
-        else:
-            self._thread = thread
+            self._thread = None
+            self._note(error)
 
     def take(self, follows_lsn: int, lsn: int, frame_bytes: int) -> Segment | None:
         """Name the file that is ready, and return it as the segment of ``lsn``; None where none is ready with the room.
 
         The file is on the device on return, its name is not. Raises ``OSError``; the file is gone then.
         """
-        self._discard_other(follows_lsn)
         prepared = self._prepared
         if prepared is None or HEADER_BYTES + frame_bytes + SEGMENT_RESERVE_BYTES > prepared.header.length:
             return None
@@ -83,6 +80,11 @@ class Successor:
         header = prepared.header.named(lsn)
         path = f"{self._directory}/{segment_name(lsn, header.epoch)}"
         try:
+            if header.follows_lsn != follows_lsn:
+                # It was not ready in time for the segment that it was made to follow.
+                header = replace(header, follows_lsn=None)
+                prepared.file.write(0, header.encode())
+                prepared.file.sync()
             self._fs.rename(prepared.path, path)
         except BaseException as error:
             self._remove(prepared.file, prepared.path, error)
@@ -97,18 +99,15 @@ class Successor:
         if prepared is not None:
             self._remove(prepared.file, prepared.path)
 
-    def _discard_other(self, follows_lsn: int) -> None:
-        # A segment that could not wait was begun without this one meanwhile.
-        prepared = self._prepared
-        if prepared is not None and prepared.header.follows_lsn != follows_lsn:
-            self._prepared = None
-            self._remove(prepared.file, prepared.path)
+    def is_running_here(self) -> bool:
+        """Whether the calling thread is the one that makes a file ready."""
+        return self._thread is threading.current_thread()
 
     def _make(self, path: str, header: Header, written: bool) -> None:
         try:
             self._check_fence()
             file = self._fs.create(path)
-        except (OSError, StorageError) as error:
+        except (OSError, SchedulerPersistenceError) as error:
             self._note(error)
             return
         try:
