@@ -37,7 +37,8 @@ class OnDisk(PersistenceContract):
         if self.durability is Durability.BUFFERED:
             return None
         crashed = path.with_name(f"crashed{len(list(path.parent.iterdir()))}")
-        shutil.copytree(path, crashed)
+        # A thread of the store may be making a temporary file.
+        shutil.copytree(path, crashed, ignore=shutil.ignore_patterns("*.tmp"))
         return crashed
 
 
