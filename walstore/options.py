@@ -39,8 +39,8 @@ class WalOptions:
     buffer_events: int = 8_192
     """At ``BUFFERED``: a caller that finds this many events in the buffer drains it itself."""
     segment_bytes_min: int = 128 * 1024
-    """Size of the first two segments of an opening. From then on one that follows a full one is four times as large,
-    and one that follows a compaction four times what was used, up to ``segment_bytes_max``."""
+    """Size of the first segment of an opening. The next one, and each that follows a full one, is four times as large;
+    those that follow a compaction are four times what was used before. All up to ``segment_bytes_max``."""
     segment_bytes_max: int = 16 * 1024 * 1024
     """Size up to which segments grow. A frame that does not fit gets a segment of its own size."""
     compaction_ratio: float = 0.5

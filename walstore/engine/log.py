@@ -55,7 +55,8 @@ class Log:
         self._identity = identity
         self._keeper = keeper
         self._options = options
-        self._next_bytes = options.segment_bytes_min
+        self._next_bytes = 0
+        self._set_next_bytes(options.segment_bytes_min)
         self._successor = Successor(environment, directory, check_fence)
         self._is_synced_often = durability is Durability.POWER
         # Whether a segment was ever full. Zeros for the next one would be most of what is written until then.
