@@ -57,7 +57,7 @@ class Log:
         self._options = options
         self._next_bytes = 0
         self._set_next_bytes(options.segment_bytes_min)
-        self._successor = Successor(environment, directory, check_fence)
+        self._successor = Successor(environment, directory, check_fence, partial(keeper.post, self.settle))
         self._is_synced_often = durability is Durability.POWER
         # Whether a segment was ever full. Zeros for the next one would be most of what is written until then.
         self._is_busy = False
@@ -167,7 +167,7 @@ class Log:
                 # Not two names that are not on the device: a power loss may take the first and leave the second.
                 return
         base_lsn = self.live.base_lsn
-        if self._successor.is_wanted():
+        if self._successor.is_wanted(base_lsn):
             length = segment_length(self._next_bytes, 0)
             header = self._identity.header(
                 FileKind.SEGMENT, base_lsn, length, self._environment.nonce(), follows_lsn=base_lsn

@@ -37,17 +37,33 @@ class Successor:
     All methods are the keeper's, but for ``abandon``, which is for whoever has stopped the keeper.
     """
 
-    def __init__(self, environment: Environment, directory: str, check_fence: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        directory: str,
+        check_fence: Callable[[], None],
+        on_made: Callable[[], None],
+    ) -> None:
+        """``on_made`` is called in the thread when a file is ready: it may be too late, and another one be wanted."""
         self._fs = environment.fs
         self._directory = directory
         self._check_fence = check_fence
         self._threads = environment.threads
+        self._on_made = on_made
         self._thread: threading.Thread | None = None
+        self._is_making = False
         self._prepared: _Prepared | None = None
 
-    def is_wanted(self) -> bool:
-        """Whether no file is ready, and none is being made ready."""
-        return self._prepared is None and (self._thread is None or not self._thread.is_alive())
+    def is_wanted(self, follows_lsn: int) -> bool:
+        """Whether a file should be made ready to follow the segment at this LSN; none is, and none is being made."""
+        if self._is_making:
+            return False
+        prepared = self._prepared
+        if prepared is not None and prepared.header.follows_lsn != follows_lsn:
+            # It was not ready in time for the segment that it was made to follow.
+            self._prepared = None
+            self._remove(prepared.file, prepared.path)
+        return self._prepared is None
 
     def prepare(self, header: Header, *, written: bool) -> None:
         """Begin to make a file with this header ready. ``written`` is as in ``File.allocate``.
@@ -59,13 +75,13 @@ class Successor:
             self._make(path, header, written)
             return
         thread = threading.Thread(
-            target=self._make, args=(path, header, written), name="walstore-successor", daemon=True
+            target=self._make_apart, args=(path, header, written), name="walstore-successor", daemon=True
         )
-        self._thread = thread
+        self._thread, self._is_making = thread, True
         try:
             thread.start()
         except RuntimeError as error:
-            self._thread = None
+            self._thread, self._is_making = None, False
             self._note(error)
 
     def take(self, follows_lsn: int, lsn: int, frame_bytes: int) -> Segment | None:
@@ -81,7 +97,7 @@ class Successor:
         path = f"{self._directory}/{segment_name(lsn, header.epoch)}"
         try:
             if header.follows_lsn != follows_lsn:
-                # It was not ready in time for the segment that it was made to follow.
+                # Made to follow another one. Where this one begins is known by now.
                 header = replace(header, follows_lsn=None)
                 prepared.file.write(0, header.encode())
                 prepared.file.sync()
@@ -102,6 +118,14 @@ class Successor:
     def is_running_here(self) -> bool:
         """Whether the calling thread is the one that makes a file ready."""
         return self._thread is threading.current_thread()
+
+    def _make_apart(self, path: str, header: Header, written: bool) -> None:
+        try:
+            self._make(path, header, written)
+        finally:
+            self._is_making = False
+        if self._prepared is not None:
+            self._on_made()
 
     def _make(self, path: str, header: Header, written: bool) -> None:
         try:
