@@ -91,6 +91,7 @@ class _BootedFileSystem(OsFileSystem):
     """The file system of a machine that was started so many times."""
 
     def __init__(self, boot: int) -> None:
+        super().__init__()
         self._boot = boot
 
     def boot_id(self) -> bytes:

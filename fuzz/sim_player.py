@@ -143,7 +143,7 @@ class Player:
         self.seen[self.world.store.recovery.situation.name] += 1
         self.points += self._was_crashed
         self._was_crashed = False
-        self._check_files()
+        self._check_files(ready_max=0)
 
     def _work(self, operation: Operation) -> None:
         """Perform an operation, unless there is no store open, and check that nothing is promised after a poisoning."""
@@ -179,7 +179,7 @@ class Player:
         else:
             self._is_poisoned |= world.store._store is not None and world.store._store._commit.failure is not None
             if operation.name == "compact" and not self._is_troubled:
-                self._check_files()
+                self._check_files(ready_max=1)
 
     def _look_poisoned(self, store: WalPersistence) -> None:
         with self._expected():
@@ -187,13 +187,14 @@ class Player:
             assert shown in self.world.history.allowed(self.world.history.power_floor), "a poisoned store shows a loss"
             assert [str(job.id) for job in store.iter_jobs()] == sorted(shown)
 
-    def _check_files(self) -> None:
-        """Check that no work of earlier openings lies around, and that what is there has a bound."""
+    def _check_files(self, ready_max: int) -> None:
+        """Check that no unfinished work lies around but the next segment, and that what is there has a bound."""
         if self._is_troubled or self._readers.is_streaming:
             return
         names = self.world.fs.list_directory(DIRECTORY)
         left = [name for name in names if is_temporary(name)]
-        assert not left, f"left behind: {left}"
+        ready = [name for name in left if name.startswith("next-")]
+        assert len(left) == len(ready) <= ready_max, f"left behind: {left}"
         segments = sorted(name for name in names if parse_segment(name))
         assert len(segments) <= _SEGMENTS_MAX, f"{len(segments)} segments: {segments}"
         for name in segments[:-1]:

@@ -154,7 +154,10 @@ class Writer:
 
     def _name_files(self, store: WalPersistence) -> None:
         if store._store is not None:
-            self._board.name(store._store.log.live.base_lsn, store._store._compactor.snapshot_lsn)
+            log = store._store.log
+            # In this order: what was live before another segment follows uncut has its name on the device.
+            live, uncut = log.live, log._uncut[:1]
+            self._board.name((uncut or [live])[0].base_lsn, store._store._compactor.snapshot_lsn)
 
     def _record_unit(self, store: WalPersistence, name: str, unit: Unit) -> None:
         if name == "many":

@@ -13,7 +13,7 @@ from walstore.engine.salvage import Salvaged, gather
 from walstore.errors import CorruptionError, NewerFormatError
 from walstore.format.codec import JobCodec
 from walstore.format.filenames import parse_segment, parse_snapshot
-from walstore.format.layout import HEADER_BYTES
+from walstore.format.layout import HEADER_BYTES, Header
 from walstore.model.events import event_of
 from walstore.model.records import JobState, record_of
 from walstore.model.reducer import settled
@@ -102,10 +102,21 @@ class Layout:
         return float("inf")
 
     def is_cut_off(self, frame: _Frame, files: dict[str, bytes]) -> bool:
-        """Whether a frame was made zeros with all that followed it: then the log just ends before it."""
-        data = files.get(self._chain[-1], b"")
-        is_long = len(data) >= len(self._files[self._chain[-1]])
-        return frame.name == self._chain[-1] and is_long and not data[frame.start :].strip(b"\0")
+        """Whether a frame was made zeros with all that followed it: then the log just ends before it.
+
+        Or went with the last segment before the one that goes before it had been cut, so that nothing tells of it.
+        """
+        last = self._chain[-1]
+        if last not in files and len(self._chain) > 1 and self._is_uncut(self._chain[-2]):
+            if frame.name == last:
+                return True
+            last = self._chain[-2]
+        data = files.get(last, b"")
+        return frame.name == last and len(data) >= len(self._files[last]) and not data[frame.start :].strip(b"\0")
+
+    def _is_uncut(self, name: str) -> bool:
+        data = self._files[name]
+        return len(data) == Header.decode(data[:HEADER_BYTES]).length
 
 
 def check_salvage(world: World, layout: Layout) -> Salvaged[JobState] | None:

@@ -10,9 +10,11 @@ import pytest
 
 from tests.engine.test_store import World
 from walstore import Durability, Started, WalOptions, WalPersistence
+from walstore.engine.salvage import gather
 from walstore.errors import CorruptionError
 from walstore.format.layout import HEADER_BYTES, Header
 from walstore.testing.sim_fs import Operation
+from walstore.wal import JOBS
 
 pytestmark = pytest.mark.mutation
 
@@ -111,3 +113,18 @@ def test_a_segment_behind_another_one_than_it_was_made_for_is_refused() -> None:
     file.write(0, replace(header, follows_lsn=header.follows_lsn + 8).encode())
     with pytest.raises(CorruptionError, match="made to follow"), after.open(options=SMALL):
         """It must not open."""
+
+
+def test_salvage_tells_what_is_missing_before_a_segment_of_which_only_the_name_is_left() -> None:
+    world = World()
+    with world.open(options=SMALL) as store:
+        world.tick(store)
+        fill(store, world)
+        after = World(world.fs.clone())
+    first, last = sorted(after.names(".wal"))
+    base_lsn = int(last.split("-")[1], 16)
+    after.fs.open(f"/jobs/{last}", writable=True).write(0, b"?")
+    # As if the last frames of the first one, which was not cut yet, had never reached the device.
+    after.fs.open(f"/jobs/{first}", writable=True).write(base_lsn - 64, bytes(64))
+    found = gather(after.fs, "/jobs", JOBS)
+    assert (base_lsn - 64, base_lsn) in [(gap.from_lsn, gap.to_lsn) for gap in found.gaps]

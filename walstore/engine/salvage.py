@@ -190,15 +190,16 @@ class _Salvage(Generic[EventT, StateT]):
                 gap = replace(part.gap(part.trouble, 0, part.length, "events"), to_lsn=end_lsn)
                 self._found.gaps.append(gap)
                 continue
-            self._take_segment(part, end_lsn if successor is not None and successor.header is not None else None)
+            self._take_segment(part, end_lsn, is_taken_over=successor is not None and successor.header is not None)
             self._check_end(part, part.header, successor)
 
-    def _take_segment(self, part: Part, end_lsn: int | None) -> None:
-        """Fold the frames of a segment up to where another one takes over; ``None``: up to the end of the log."""
+    def _take_segment(self, part: Part, next_lsn: int | None, *, is_taken_over: bool) -> None:
+        """Fold the frames of a segment: up to the base of the next one where that can be read, else all that it has."""
         self._progress(f"reading {part.path}")
         assert part.header is not None
         is_of_this_boot = part.header.boot_id == self._fs.boot_id()
-        for piece in pieces(self._fs, part, end_lsn - part.lsn if end_lsn is not None else None):
+        next_offset = next_lsn - part.lsn if next_lsn is not None else 0
+        for piece in pieces(self._fs, part, next_offset if is_taken_over else None):
             what, stop = piece.what, piece.stop
             if piece.frame is not None:
                 try:
@@ -206,10 +207,11 @@ class _Salvage(Generic[EventT, StateT]):
                     continue
                 except ValueError as error:
                     what = f"a frame that verifies holds what it should not ({error})"
-            elif piece.is_tail and end_lsn is None and part.length == part.header.length:
-                # Zeros up to the full length are the end of the log. A shorter segment had a successor.
-                stop = piece.last
-                if stop == piece.start:
+            elif piece.is_tail and not is_taken_over and part.length == part.header.length:
+                # Zeros up to the full length are the end of the log; a shorter segment had a successor. But where there
+                # is a next one that can't be read, its name says how far the log went at least.
+                stop = max(piece.last, min(next_offset, piece.stop))
+                if stop <= piece.start:
                     continue
             gap = part.gap(what, piece.start, stop, "events")
             if piece.is_unread:
