@@ -26,3 +26,6 @@ settings.load_profile("ci" if "CI" in os.environ else "local")
 # A shell starts what it runs in the background with Ctrl-C ignored, and the children of the tests would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# So does nohup with the hangup.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
