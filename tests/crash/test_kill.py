@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,14 @@ def stores_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_kill_loses_anything(tmp_path: Path) -> None:
-    tally = kill.run(3.0, 1)
-    assert tally.failures == []
-    assert tally.points >= 1
+    points = 0
+    # As many kills on a busy machine as on an idle one.
+    for seed in count(1):
+        tally = kill.run(3.0, seed)
+        assert tally.failures == []
+        points += tally.points
+        if points >= 10:
+            break
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import random
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -13,7 +15,7 @@ from walstore import Durability, Started, WalOptions, WalPersistence
 from walstore.engine.salvage import gather
 from walstore.errors import CorruptionError
 from walstore.format.layout import HEADER_BYTES, Header
-from walstore.testing.sim_fs import Operation
+from walstore.testing.sim_fs import Operation, SimCrash, SimFileSystem
 from walstore.wal import JOBS
 
 pytestmark = pytest.mark.mutation
@@ -128,3 +130,35 @@ def test_salvage_tells_what_is_missing_before_a_segment_of_which_only_the_name_i
     after.fs.open(f"/jobs/{first}", writable=True).write(base_lsn - 64, bytes(64))
     found = gather(after.fs, "/jobs", JOBS)
     assert (base_lsn - 64, base_lsn) in [(gap.from_lsn, gap.to_lsn) for gap in found.gaps]
+
+
+def test_salvage_tells_of_a_segment_behind_another_one_than_it_was_made_for() -> None:
+    world = World()
+    with world.open(options=SMALL) as store:
+        for _ in range(3):
+            world.tick(store)
+            fill(store, world)
+        after = World(world.fs.clone())
+    name = max(after.names(".wal"))
+    file = after.fs.open(f"/jobs/{name}", writable=True)
+    header = Header.decode(file.read(0, HEADER_BYTES))
+    assert not gather(after.fs, "/jobs", JOBS).is_damaged
+    file.write(0, replace(header, follows_lsn=header.lsn + 8).encode())
+    found = gather(after.fs, "/jobs", JOBS)
+    assert found.is_damaged
+    assert any("made to follow" in gap.what for gap in found.gaps)
+
+
+def test_a_power_loss_during_a_rotation_right_after_another_one_leaves_no_gap() -> None:
+    for call in range(1, 50):
+        world = World(SimFileSystem(call))
+        with suppress(SimCrash), world.open(options=SMALL) as store:
+            world.tick(store)
+            fill(store, world)  # Only named; nothing has synced the directory since.
+            world.fs.crash_after(call)
+            while True:
+                store.record_started("job.a", 1)
+        for seed in range(30):
+            after = World(world.fs.power_loss(random.Random(seed)))
+            with after.open(options=SMALL) as store:
+                assert {str(record.id) for record in store.load_all()} <= {"job.a"}

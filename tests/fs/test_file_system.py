@@ -30,6 +30,16 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[FileSystem, s
     return fs, "/store"
 
 
+@pytest.mark.parametrize("size", [1, 4096, 65_537, 300_000])
+def test_space_that_is_written_ahead_reads_as_zeros(world: tuple[FileSystem, str], size: int) -> None:
+    fs, directory = world
+    file = fs.create(f"{directory}/a")
+    file.allocate(size, written=True)
+    assert file.size() == size
+    assert file.read(0, size + 1) == bytes(size)
+    file.close()
+
+
 def test_bytes_come_back_where_they_were_written(world: tuple[FileSystem, str]) -> None:
     fs, directory = world
     file = fs.create(f"{directory}/a")

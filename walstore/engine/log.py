@@ -55,8 +55,7 @@ class Log:
         self._identity = identity
         self._keeper = keeper
         self._options = options
-        self._next_bytes = 0
-        self._set_next_bytes(options.segment_bytes_min)
+        self._next_bytes = self._length_after(options.segment_bytes_min)
         self._successor = Successor(environment, directory, check_fence, partial(keeper.post, self.settle))
         self._is_synced_often = durability is Durability.POWER
         # Whether a segment was ever full. Zeros for the next one would be most of what is written until then.
@@ -164,7 +163,6 @@ class Log:
             try:
                 self.cut()
             except SchedulerPersistenceError:
-                # Not two names that are not on the device: a power loss may take the first and leave the second.
                 return
         base_lsn = self.live.base_lsn
         if self._successor.is_wanted(base_lsn):
@@ -254,18 +252,20 @@ class Log:
             raise storage_error(error, f"starting a new segment in {self._directory}") from error
         self._is_busy = self._is_busy or frame_bytes > 0
         # Without a frame that needs room it is a compaction that comes: a small store stays one, however often.
-        self._set_next_bytes(self._next_bytes if frame_bytes else old.end)
+        self._next_bytes = self._length_after(self._next_bytes if frame_bytes else old.end)
         self._uncut.append(old)
         self.live = new
         self.head = self._head_of(new)
         self._keeper.post(self.settle)
 
-    def _set_next_bytes(self, used_bytes: int) -> None:
-        """Choose the size of the next segment by what the last one took."""
-        wanted = max(_GROWTH * used_bytes, self._options.segment_bytes_min)
-        self._next_bytes = min(wanted, self._options.segment_bytes_max)
+    def _length_after(self, used_bytes: int) -> int:
+        """Return the length of a segment that follows one of which so much was used."""
+        return min(max(_GROWTH * used_bytes, self._options.segment_bytes_min), self._options.segment_bytes_max)
 
     def _start(self, old: Segment, frame_bytes: int) -> Segment:
+        if self._uncut:
+            # Of two names that are not on the device, a power loss may take the first and leave the second.
+            self.cut()
         lsn = old.base_lsn + old.end
         prepared = self._successor.take(old.base_lsn, lsn, frame_bytes)
         if prepared is not None:

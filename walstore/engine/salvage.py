@@ -247,6 +247,9 @@ class _Salvage(Generic[EventT, StateT]):
         if end_lsn < successor.lsn:
             self._miss(end_lsn, successor.lsn, part)
         elif successor.header is not None:
+            if successor.header.follows_lsn not in {None, part.lsn}:
+                what = f"it was made to follow the segment at LSN {successor.header.follows_lsn}, not {part.name}"
+                self._found.gaps.append(successor.gap(what, 0, 0, "nothing"))
             end = successor.lsn - part.lsn
             is_uncut = successor.epoch > part.epoch and part.length < header.length
             if end < HEADER_BYTES or not (is_uncut or part.length in {end, header.length}):

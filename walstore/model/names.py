@@ -130,7 +130,8 @@ def id_of(job: JobId) -> str:
 def is_plain(job: object) -> bool:
     """Whether something is a string that is surely a good name. Strange ones are not: ``id_of`` tells which are good.
 
-    A fifth of the time that it takes to tell for certain. For names that are not among ``known_ids``.
+    A fifth of the time that it takes to tell for certain. For names that are not among ``known_ids``: some of the good
+    ones are put there.
     """
     global _passing  # noqa: PLW0603  # A count in an object costs more; it does not matter if threads lose some of it.
     # What is printable holds no control characters and no surrogates; what comes behind "/" begins with no dot.
