@@ -29,9 +29,9 @@ _OPTIONS: Final = WalOptions(
     compaction_ratio=1.5,
     small_store_bytes=512,
 )
-"""A second ``many`` needs a second segment, and is enough for a tick to compact."""
+"""Each ``many`` but the first needs a segment of its own, and two are enough for a tick to compact."""
 _JOB: Final = "a.b"
-_LONG: Final = "ai.geo." + "tile" * 30
+_LONG: Final = "ai.geo." + "tile" * 61
 _WORLD: Final = 1
 """The seed of the store id and of the checksums' seeds."""
 

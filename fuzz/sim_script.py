@@ -65,6 +65,7 @@ _SEEDS: Final = 1_000_000
 _WEIGHTS: Final = {
     "event": 50,
     "many": 12,
+    "burst": 12,
     "restore": 3,
     "sync": 4,
     "flush": 3,
@@ -187,6 +188,12 @@ def _work(choice: random.Random, length: int) -> Script:
                 script.append((name, number))
             case "many":
                 script.append((name, number, str(choice.randrange(2, 9))))
+            case "burst":
+                # The next segment is made ready, and one rotation comes right behind another.
+                script += [
+                    ("tick",),
+                    *(("many", str(choice.randrange(_UNITS)), str(choice.randrange(16, 30))) for _ in range(3)),
+                ]
             case "meanwhile":
                 script.append((name, choice.choice(("before", "after")), str(choice.choice((1, 1, 2))), number))
             case "reopen":

@@ -17,6 +17,8 @@ from fuzz.harness import Deadline, Tally, main
 from fuzz.shrink import shrink
 from fuzz.sim_player import Player
 from fuzz.sim_script import Script, format_script, parse_script, random_script, random_tail
+from tests.crash.worlds import DIRECTORY
+from walstore.testing.sim_disk import DirectoryNode
 
 __all__ = ["Failure", "replay", "run", "simulate"]
 
@@ -26,8 +28,10 @@ _SHARES: Final = (0.004, 0.012, 0.04)
 """Out of these is drawn at what share of the calls of a script crashes are looked at."""
 _SHARE_BELOW: Final = 0.015
 """The share where what is looked at comes after a crash that is itself only looked at."""
-_EAGERNESS: Final = {"rename": 2, "sync": 2, "sync_directory": 6, "truncate": 2, "unlink": 2}
+_EAGERNESS: Final = {"rename": 2, "sync": 2, "truncate": 2, "unlink": 2}
 """Calls at which crashes are looked at more often than at others: between them the order matters."""
+_NAMES_MAX: Final = 4
+"""At the sync of a directory it is three times as often for each new name that waits for it, up to so many."""
 _DEPTH_MAX: Final = 2
 
 
@@ -83,7 +87,7 @@ class _Prober:
     def look(self, call: str) -> None:
         choice, player = self._choice, self._player
         # After an error it shows whether what is promised later is true.
-        share = self._share * _EAGERNESS.get(call, 1) * (2 if player.has_failed else 1)
+        share = self._share * self._eagerness(call) * (2 if player.has_failed else 1)
         if choice.random() >= share or self._deadline.passed():
             return
         nth = player.world.fs.calls - player.calls_before + 1
@@ -103,6 +107,14 @@ class _Prober:
             finally:
                 twin.leave()
             player.points += twin.points
+
+    def _eagerness(self, call: str) -> int:
+        if call == "sync_directory":
+            directory = self._player.world.fs._find(DIRECTORY)
+            pending = directory.pending if isinstance(directory, DirectoryNode) else []
+            names = min(sum(any(change.values()) for change in pending), _NAMES_MAX)
+            return int(3**names)
+        return _EAGERNESS.get(call, 1)
 
 
 def replay(script: Script) -> Failure | None:

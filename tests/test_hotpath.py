@@ -15,13 +15,8 @@ from hypothesis import strategies as st
 
 from walstore import Durability, WalOptions, WalPersistence
 from walstore.errors import ForkedProcessError, StoreClosedError
-from walstore.format.codec import JobCodec
-from walstore.format.frame import frame_body
-from walstore.format.layout import FrameKind
-from walstore.format.run_frames import CUT_INSTANT_MIN_NS, EIGHT_BYTES, FINISHED_SHAPES, STARTED_SHAPES
-from walstore.model.events import FINISHED, STARTED
+from walstore.format.run_frames import CUT_INSTANT_MIN_NS
 from walstore.model.names import INSTANT_MAX_NS, NAME_BYTES_MAX, Instant, QName, is_plain, known_ids
-from walstore.testing.strategies import records
 
 JOB = "ai.geo.tile"
 LEVELS = [Durability.BUFFERED, Durability.PROCESS]
@@ -40,36 +35,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[WalPersist
     with WalPersistence(tmp_path / "store", durability=request.param, options=options) as store:
         known(store)
         yield store
-
-
-def assert_frames_are_the_codecs(job: str, at_ns: int, success: bool) -> None:
-    encode = JobCodec().encode_events
-    started = frame_body(FrameKind.EVENTS, encode([(STARTED, job, at_ns)]))
-    finished = frame_body(FrameKind.EVENTS, encode([(FINISHED, job, at_ns, success)]))
-    outcome = 0xC3 if success else 0xC2
-    name = job.encode()
-    # What is ready is made at the first use.
-    for _ in range(2):
-        head, pack = STARTED_SHAPES[len(name)]
-        assert pack(head, name, EIGHT_BYTES, at_ns) == started
-        head, pack = FINISHED_SHAPES[len(name)]
-        assert pack(head, name, EIGHT_BYTES, at_ns, outcome) == finished
-
-
-@given(records().map(lambda record: str(record.id)), st.integers(CUT_INSTANT_MIN_NS, INSTANT_MAX_NS), st.booleans())
-@example("a.b", CUT_INSTANT_MIN_NS, True)
-@example("a.b", INSTANT_MAX_NS, False)
-def test_frames_from_pieces_are_those_of_the_codec(job: str, at_ns: int, success: bool) -> None:
-    assert_frames_are_the_codecs(job, at_ns, success)
-
-
-def test_frames_of_every_length_are_those_of_the_codec() -> None:
-    for name_bytes in range(3, NAME_BYTES_MAX + 1):
-        # With characters that are found in the pieces as well, and with long ones.
-        for filling in ("n", "w", "\0", "é"):
-            job = "a." + (filling * name_bytes).encode()[: name_bytes - 2].decode(errors="replace")
-            if len(job.encode()) <= NAME_BYTES_MAX:
-                assert_frames_are_the_codecs(job, CUT_INSTANT_MIN_NS + name_bytes, name_bytes % 3 == 0)
 
 
 INSTANTS: list[tuple[Instant, int]] = [

@@ -61,6 +61,21 @@ def finished_segment_cut_before_the_name_of_its_successor_is_synced() -> None:
 
 
 @defect("simulate", "small_worlds")
+def segment_begun_behind_a_name_that_is_not_synced() -> None:
+    """Two new names may wait for the directory's sync, so a power loss may take the first and leave the second."""
+    start = Log._start
+
+    def start_anyhow(self: Log, old: Segment, frame_bytes: int) -> Segment:
+        uncut, self._uncut = self._uncut, []
+        try:
+            return start(self, old, frame_bytes)
+        finally:
+            self._uncut[:0] = uncut
+
+    swap(Log, "_start", start_anyhow)
+
+
+@defect("simulate", "small_worlds")
 def next_segment_named_before_its_sync() -> None:
     """What was made ready ahead gets its name without having been synced, so a power loss may take its header."""
 

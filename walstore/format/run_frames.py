@@ -23,6 +23,7 @@ __all__ = [
     "FINISHED_SHAPES",
     "STARTED_SHAPES",
     "RunShape",
+    "run_shapes",
 ]
 
 CUT_INSTANT_MIN_NS: Final = 2**32
@@ -36,8 +37,9 @@ RunShape = tuple[bytes, Callable[..., bytes]]
 outcome."""
 
 
-def _shapes(kind: int, codes: str, *rest: object) -> list[RunShape]:
+def run_shapes(kind: int) -> list[RunShape]:
     """Return the shapes of one kind of event by the bytes that the name takes, each made when it is first used."""
+    codes, rest = ("Bq", (CUT_INSTANT_MIN_NS,)) if kind == STARTED else ("BqB", (CUT_INSTANT_MIN_NS, True))
 
     def first(_: bytes, name: bytes, *values: int) -> bytes:
         name_bytes = len(name)
@@ -53,5 +55,5 @@ def _shapes(kind: int, codes: str, *rest: object) -> list[RunShape]:
 
 
 # Lists: from a dict that makes what is missing, the interpreter takes a tenth of a call longer to get a shape.
-STARTED_SHAPES: Final = _shapes(STARTED, "Bq", CUT_INSTANT_MIN_NS)
-FINISHED_SHAPES: Final = _shapes(FINISHED, "BqB", CUT_INSTANT_MIN_NS, True)
+STARTED_SHAPES: Final = run_shapes(STARTED)
+FINISHED_SHAPES: Final = run_shapes(FINISHED)
