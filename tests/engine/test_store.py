@@ -448,7 +448,7 @@ def test_a_poisoned_store_shows_what_is_durable_and_releases_its_lock(durability
         store.sync()
         store.record_started("job.lost", 1)
         world.fs.fail("sync", errno.EIO, lost=True)
-        with pytest.raises(StorePoisonedError):
+        with pytest.raises(StorePoisonedError, match=r"\. Close the store, look at the device, and open it again: "):
             store.sync()
         for call in (store.sync, store.flush_checkpoint, lambda: store.record_started("job.late", 1)):
             with pytest.raises(StorePoisonedError, match=r"^Input/output error while syncing /jobs/log-.*\.wal: "):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import random
+import time
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -95,10 +97,45 @@ def test_trouble_ahead_is_no_error(operation: Operation, caplog: pytest.LogCaptu
         world.fs.fail(operation, errno.ENOSPC)
         world.tick(store)
         assert store.stats().last_background_error is None
-        assert "could not be made ready: " in caplog.text
+        reason = "[Errno 28] No space left on device: '/jobs/next-0000000000000000-00000001.tmp'"
+        assert caplog.messages[-1] == f"the next segment of /jobs could not be made ready: {reason}"
         assert not world.names(".tmp")
         world.tick(store)
         assert len(world.names(".tmp")) == 1
+
+
+@pytest.mark.parametrize("operation", ["allocate", "sync"])
+def test_what_can_not_be_removed_is_told_and_left_to_the_next_opening(
+    operation: Operation, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World()
+    caplog.set_level(logging.DEBUG)
+    with world.open(options=SMALL) as store:
+        world.fs.fail(operation, errno.ENOSPC)
+        world.fs.fail("unlink", errno.EIO)
+        world.tick(store)
+        (left,) = world.names(".tmp")
+        path = f"/jobs/{left}"
+        assert f"{path} could not be removed: [Errno 5] Input/output error: '{path}'" in caplog.messages
+        assert store.stats().last_background_error is None
+        world.fs.heal()
+    with world.open(options=SMALL):
+        assert not world.names(".tmp")
+
+
+def test_a_thread_makes_one_segment_after_another_ready(tmp_path: Path) -> None:
+    path = tmp_path / "jobs"
+    with WalPersistence(path, options=SMALL) as store:
+        for segments in range(1, 4):
+            deadline = time.monotonic() + 30
+            while not (ready := list(path.glob("next-*.tmp"))) and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert len(ready) == 1
+            assert len(list(path.glob("log-*.wal"))) == segments
+            while len(list(path.glob("log-*.wal"))) == segments:
+                store.record_started("job.a", segments)
+    with WalPersistence(path) as store:
+        assert [record.last_started_at_ns for record in store.load_all()] == [3]
 
 
 def test_a_segment_behind_another_one_than_it_was_made_for_is_refused() -> None:

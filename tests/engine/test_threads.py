@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import threading
 import time
 from contextlib import suppress
@@ -123,6 +124,53 @@ def test_each_thread_that_waits_for_a_sync_is_woken(
 
 
 @pytest.mark.mutation
+@pytest.mark.signals
+def test_a_thread_that_is_interrupted_as_it_waits_leaves_the_others_their_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit, "_NAP_MAX_S", 3600)
+    options = WalOptions(sync_interval_ns=3600 * 10**9)
+    store = WalPersistence(tmp_path / "jobs", durability=Durability.POWER, options=options)
+    assert store._store is not None
+    waiters, main = store._store._commit._waiters, threading.get_ident()
+    sync, is_syncing, may_sync = os.fdatasync, threading.Event(), threading.Event()
+
+    def hold(descriptor: int) -> None:
+        if threading.current_thread().name != "walstore-successor":
+            is_syncing.set()
+            assert may_sync.wait(timeout=30)
+        return sync(descriptor)
+
+    def wait_for(count: int) -> None:
+        deadline = time.monotonic() + 30
+        while len(waiters) < count and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    def interrupt() -> None:
+        wait_for(1)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    monkeypatch.setattr(os, "fdatasync", hold)
+    threads = [
+        threading.Thread(target=store.record_started, args=(f"thread.job{number}", 1), daemon=True)
+        for number in range(3)
+    ]
+    threads[0].start()
+    assert is_syncing.wait(timeout=30)
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        store.record_started("thread.main", 1)
+    for thread in threads[1:]:
+        thread.start()
+    wait_for(2)
+    may_sync.set()
+    for thread in threads:
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+    store.close()
+
+
+@pytest.mark.mutation
 def test_a_store_has_one_thread_that_ends_with_it_and_holds_nobody_up(tmp_path: Path) -> None:
     before = set(threading.enumerate())
     with WalPersistence(tmp_path / "jobs"):
@@ -162,6 +210,7 @@ def test_load_all_sees_what_returned_before_it(tmp_path: Path) -> None:
     assert missed == []
 
 
+@pytest.mark.mutation
 def test_closing_while_others_record_loses_no_call_that_returned(tmp_path: Path) -> None:
     for attempt in range(10):
         for durability in (Durability.BUFFERED, Durability.PROCESS):
