@@ -25,6 +25,8 @@ from walstore.testing.model import NOW_NS, Jobs
 from walstore.testing.sim_fs import Operation, SimCrash, SimFileSystem
 from walstore.wal import JOBS, WalPersistence
 
+pytestmark = pytest.mark.mutation
+
 _SECTOR_BYTES = 512
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import re
 import signal
@@ -12,15 +14,22 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from importlib import import_module
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 import walstore
 from walstore import Periodic, Scheduled, Started, StoreStats, WalOptions, WalPersistence
+from walstore.engine import worker
 from walstore.engine.environment import Worker
 from walstore.errors import CorruptionError, StorageError, StorageFullError, StoreClosedError
+from walstore.format.layout import Header
+from walstore.fs import os_fs
+from walstore.fs.api import File
 from walstore.fs.os_process import start_worker
 from walstore.wal import os_environment
 
@@ -64,7 +73,30 @@ class Workers:
         return worker
 
 
-def opened(path: Path, workers: Workers, options: WalOptions = OPTIONS) -> WalPersistence:
+class WorkerHere:
+    """Does its task in this process, at once."""
+
+    def __init__(self, function: str, task: Task) -> None:
+        module, _, name = function.partition(":")
+        printed = StringIO()
+        with redirect_stdout(printed):
+            try:
+                getattr(import_module(module), name)({**task, "parent": os.getppid()})
+            finally:
+                gc.enable()
+        self._printed = printed.getvalue()
+
+    def output(self) -> str:
+        return self._printed
+
+    def kill(self) -> None:
+        """It has ended."""
+
+    def close(self) -> None:
+        """It has ended."""
+
+
+def opened(path: Path, workers: Callable[[str, Task], Worker], options: WalOptions = OPTIONS) -> WalPersistence:
     return WalPersistence(path, options=options, environment=replace(os_environment(), start_worker=workers))
 
 
@@ -106,6 +138,79 @@ def test_a_large_merge_is_done_by_a_worker_and_a_small_one_is_not(path: Path) ->
         assert sorted(again.load_all(), key=repr) == sorted(expected, key=repr)
 
 
+@pytest.mark.mutation
+def test_what_a_worker_does_is_a_whole_snapshot(path: Path) -> None:
+    with opened(path, WorkerHere) as store:
+        fill(store)
+        store.flush_checkpoint(compact=True)
+        fill(store, 5)
+        expected = sorted(store.load_all(), key=repr)
+        store.flush_checkpoint(compact=True)
+        assert len(names(path, "*.snap")) == len(names(path, "log-*")) == 1
+    with WalPersistence(path, read_only=True) as again:
+        assert again.recovery.events_replayed == 0
+        assert sorted(again.load_all(), key=repr) == expected
+
+
+@pytest.mark.mutation
+def test_a_worker_says_where_the_damage_is(path: Path) -> None:
+    with opened(path, WorkerHere) as store:
+        fill(store)
+        store.flush_checkpoint(compact=True)
+        (name,) = names(path, "*.snap")
+        with (path / name).open("r+b") as file:
+            file.seek(5000)
+            file.write(b"?" * 16)
+        store.record_started("job.number0001", 1)
+        with pytest.raises(CorruptionError, match="does not verify") as caught:
+            store.flush_checkpoint(compact=True)
+        assert caught.value.path == str(path / name)
+        assert 0 < (caught.value.offset or 0) <= 5000
+        assert names(path, "*.snap") == [name]
+
+
+@pytest.mark.mutation
+def test_a_worker_says_what_the_operating_system_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(_file: File, _offset: int, _data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "the file")
+
+    def start(function: str, task: Task) -> Worker:
+        with monkeypatch.context() as patched:
+            patched.setattr(os_fs._OsFile, "write", write)
+            return WorkerHere(function, task)
+
+    with opened(path, start) as store:
+        fill(store)
+        expected = store.load_all()
+        with pytest.raises(StorageFullError, match=r"no space left while compacting .*\(the file\)"):
+            store.flush_checkpoint(compact=True)
+        assert names(path, "*.snap") == []
+        assert store.load_all() == expected
+
+
+@pytest.mark.mutation
+def test_a_worker_whose_parent_has_ended_leaves_and_one_of_another_store_refuses(path: Path) -> None:
+    tasks: list[Task] = []
+
+    def start(function: str, task: Task) -> Worker:
+        tasks.append(task)
+        return WorkerHere(function, task)
+
+    with opened(path, start) as store:
+        fill(store)
+        store.flush_checkpoint(compact=True)
+        (task,) = tasks
+        (path / str(task["temporary"])).touch()
+        with pytest.raises(SystemExit, match="has ended"), redirect_stdout(StringIO()):
+            worker.main(task)  # Its parent would be this very process.
+        gc.enable()
+        header = Header.decode(bytes.fromhex(str(task["header"])))
+        foreign = replace(header, store_id=bytes(16)).encode().hex()
+        with pytest.raises(StorageError, match="holds another store"):
+            WorkerHere("walstore.engine.worker:main", {**task, "header": foreign})
+        (path / str(task["temporary"])).unlink()
+
+
 def test_a_checkpoint_that_is_due_starts_a_worker_and_close_waits_for_it(path: Path) -> None:
     workers = Workers()
     with opened(path, workers) as store:
@@ -140,6 +245,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_the_next_attempt_does_without
         assert workers.started == 2
 
 
+@pytest.mark.mutation
 def test_a_worker_that_is_killed_while_nobody_waits_shows_in_the_figures(path: Path) -> None:
     with opened(path, Workers(lambda worker, _task: worker.kill())) as store:
         fill(store)
@@ -150,6 +256,7 @@ def test_a_worker_that_is_killed_while_nobody_waits_shows_in_the_figures(path: P
         assert "ended before it was done" in str(stats.last_background_error)
 
 
+@pytest.mark.mutation
 def test_where_no_process_can_be_started_a_thread_does_the_merge_the_next_time(path: Path) -> None:
     def refuse(_function: str, _task: Task) -> Worker:
         raise OSError(11, "Resource temporarily unavailable")
@@ -335,6 +442,9 @@ ORPHAN = """
 import os, signal, sys
 from dataclasses import replace
 from walstore import WalPersistence, WalOptions, Started
+from walstore.format.layout import Header
+from walstore.fs import os_fs
+from walstore.fs.api import File
 from walstore.fs.os_process import start_worker
 from walstore.wal import os_environment
 
@@ -382,7 +492,7 @@ def test_an_orphaned_worker_ends_and_publishes_nothing(path: Path, tmp_path: Pat
     if how == "stopped":
         # Until now it could do nothing. The next opening clears its files away before it goes on.
         with opened(path, Workers(), replace(OPTIONS, small_store_bytes=1 << 40)) as store:
-            assert names(path, "*.tmp") == []
+            assert [name for name in names(path, "*.tmp") if not name.startswith("next-")] == []
             os.kill(pid, signal.SIGCONT)
             wait_for(lambda: not is_running(pid))
             assert len(store.load_all()) % 500 == 0
