@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from walstore.engine.keeper import Keeper
@@ -45,3 +47,20 @@ def test_an_error_of_the_work_is_the_callers_and_the_keeper_goes_on() -> None:
     assert keeper.call(lambda: 1) == 1
     keeper.stop()
     keeper.stop()
+
+
+def test_stopping_ends_the_thread_also_from_within_and_before_it_began() -> None:
+    keeper = Keeper(lambda: None, HOUR_NS, lambda: 0, threads=True)
+    keeper.stop()
+    assert keeper.call(lambda: 1) == 1
+    keeper = Keeper(lambda: None, HOUR_NS, lambda: 0, threads=True)
+    keeper.start()
+    thread = keeper.call(threading.current_thread)
+    keeper.stop()
+    assert not thread.is_alive()
+    keeper = Keeper(lambda: None, HOUR_NS, lambda: 0, threads=True)
+    keeper.start()
+    thread = keeper.call(threading.current_thread)
+    keeper.call(keeper.stop)
+    thread.join(timeout=30)
+    assert not thread.is_alive()

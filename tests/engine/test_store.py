@@ -478,6 +478,22 @@ def test_a_sync_that_fails_in_the_background_is_told_by_the_next_call(caplog: py
             store.close()
 
 
+def test_a_finished_segment_that_can_not_be_cut_is_poison_for_who_must_be_durable() -> None:
+    world = World()
+    with world.open(Durability.POWER, WalOptions(segment_bytes_min=1024, segment_bytes_max=1024)) as store:
+        world.fs.fail("truncate", errno.EIO, times=100)
+        # It is in the log, so nobody may be told that nothing was recorded.
+        with pytest.raises(StorePoisonedError, match=r"Input/output error.* while syncing what was recorded: ") as told:
+            for at_ns in range(100):
+                store.record_started("job.a", at_ns)
+        assert isinstance(told.value.__cause__, StorageError)
+        world.fs.heal()
+        with pytest.raises(StorePoisonedError, match="while syncing what was recorded"):
+            store.close()
+    with world.open() as store:
+        assert store.load_all()[0].last_started_at_ns == at_ns
+
+
 def test_a_watermark_that_can_not_be_written_is_poison() -> None:
     world = World()
     with world.open() as store:
