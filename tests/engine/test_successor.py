@@ -138,7 +138,7 @@ def test_a_thread_makes_one_segment_after_another_ready(tmp_path: Path) -> None:
         assert [record.last_started_at_ns for record in store.load_all()] == [3]
 
 
-def test_a_segment_behind_another_one_than_it_was_made_for_is_refused() -> None:
+def test_a_segment_behind_another_one_than_it_was_made_for_is_refused_and_salvage_tells() -> None:
     world = World()
     with world.open(options=SMALL) as store:
         for _ in range(3):
@@ -149,9 +149,13 @@ def test_a_segment_behind_another_one_than_it_was_made_for_is_refused() -> None:
     file = after.fs.open(f"/jobs/{name}", writable=True)
     header = Header.decode(file.read(0, HEADER_BYTES))
     assert header.follows_lsn is not None
+    assert not gather(after.fs, "/jobs", JOBS).is_damaged
     file.write(0, replace(header, follows_lsn=header.follows_lsn + 8).encode())
     with pytest.raises(CorruptionError, match="made to follow"), after.open(options=SMALL):
         """It must not open."""
+    found = gather(after.fs, "/jobs", JOBS)
+    assert found.is_damaged
+    assert any("made to follow" in gap.what for gap in found.gaps)
 
 
 def test_salvage_tells_what_is_missing_before_a_segment_of_which_only_the_name_is_left() -> None:
@@ -167,23 +171,6 @@ def test_salvage_tells_what_is_missing_before_a_segment_of_which_only_the_name_i
     after.fs.open(f"/jobs/{first}", writable=True).write(base_lsn - 64, bytes(64))
     found = gather(after.fs, "/jobs", JOBS)
     assert (base_lsn - 64, base_lsn) in [(gap.from_lsn, gap.to_lsn) for gap in found.gaps]
-
-
-def test_salvage_tells_of_a_segment_behind_another_one_than_it_was_made_for() -> None:
-    world = World()
-    with world.open(options=SMALL) as store:
-        for _ in range(3):
-            world.tick(store)
-            fill(store, world)
-        after = World(world.fs.clone())
-    name = max(after.names(".wal"))
-    file = after.fs.open(f"/jobs/{name}", writable=True)
-    header = Header.decode(file.read(0, HEADER_BYTES))
-    assert not gather(after.fs, "/jobs", JOBS).is_damaged
-    file.write(0, replace(header, follows_lsn=header.lsn + 8).encode())
-    found = gather(after.fs, "/jobs", JOBS)
-    assert found.is_damaged
-    assert any("made to follow" in gap.what for gap in found.gaps)
 
 
 def test_a_power_loss_during_a_rotation_right_after_another_one_leaves_no_gap() -> None:

@@ -153,23 +153,6 @@ def test_what_a_worker_does_is_a_whole_snapshot(path: Path) -> None:
 
 
 @pytest.mark.mutation
-def test_a_worker_says_where_the_damage_is(path: Path) -> None:
-    with opened(path, WorkerHere) as store:
-        fill(store)
-        store.flush_checkpoint(compact=True)
-        (name,) = names(path, "*.snap")
-        with (path / name).open("r+b") as file:
-            file.seek(5000)
-            file.write(b"?" * 16)
-        store.record_started("job.number0001", 1)
-        with pytest.raises(CorruptionError, match="does not verify") as caught:
-            store.flush_checkpoint(compact=True)
-        assert caught.value.path == str(path / name)
-        assert 0 < (caught.value.offset or 0) <= 5000
-        assert names(path, "*.snap") == [name]
-
-
-@pytest.mark.mutation
 def test_a_worker_says_what_the_operating_system_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(_file: File, _offset: int, _data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "the file")
@@ -350,8 +333,9 @@ def test_a_full_disk_in_a_worker_is_a_full_disk(path: Path, tmp_path: Path, monk
         assert workers.started == 2
 
 
-def test_damage_that_a_worker_finds_is_told_as_such(path: Path) -> None:
-    with opened(path, Workers()) as store:
+@pytest.mark.parametrize("start", [Workers(), pytest.param(WorkerHere, marks=pytest.mark.mutation)])
+def test_damage_that_a_worker_finds_is_told_as_such(path: Path, start: Callable[[str, Task], Worker]) -> None:
+    with opened(path, start) as store:
         fill(store)
         store.flush_checkpoint(compact=True)
         (name,) = names(path, "*.snap")
@@ -362,7 +346,7 @@ def test_damage_that_a_worker_finds_is_told_as_such(path: Path) -> None:
         with pytest.raises(CorruptionError, match="does not verify") as caught:
             store.flush_checkpoint(compact=True)
         assert caught.value.path == str(path / name)
-        assert caught.value.offset is not None
+        assert 0 < (caught.value.offset or 0) <= 5000
         assert names(path, "*.snap") == [name]
 
 
@@ -442,9 +426,6 @@ ORPHAN = """
 import os, signal, sys
 from dataclasses import replace
 from walstore import WalPersistence, WalOptions, Started
-from walstore.format.layout import Header
-from walstore.fs import os_fs
-from walstore.fs.api import File
 from walstore.fs.os_process import start_worker
 from walstore.wal import os_environment
 
