@@ -1,10 +1,11 @@
 """Every small damage to a small store: what was there is read, or an earlier state that may be, or it is refused.
 
 Stores of each durability, closed and not, are damaged in one place at a time: every bit flipped, every file cut at
-every length, words and sectors zeroed, files deleted, exchanged, given a second name, and lengthened. A reader may then
-find exactly what was there; or, where the log shows as torn, an earlier state that no acknowledgement on the device
-forbids; or it refuses the store as corrupt. Anything else is a failure, but for one: a zeroed sector may take the end
-of the log with it, the marks that would tell among it, and leave what a log that ended before would look like.
+every length, words and sectors zeroed, files deleted, exchanged, given a second name, and lengthened; and all deleted
+but the lock. A reader may then find exactly what was there; or, where the log shows as torn, an earlier state that no
+acknowledgement on the device forbids; or it refuses the store as corrupt. Anything else is a failure, but for one: a
+zeroed sector may take the end of the log with it, the marks that would tell among it, and leave what a log that ended
+before would look like.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from fuzz.stores import STORES
 from tests.crash.worlds import DIRECTORY, LEVELS, World, contents, jobs_of
 from walstore.engine.recovery import Situation
 from walstore.errors import CorruptionError
-from walstore.format.filenames import parse_segment, parse_snapshot, segment_name
+from walstore.format.filenames import LOCK_NAME, parse_segment, parse_snapshot, segment_name
 from walstore.testing.sim_disk import SECTOR_BYTES, FileNode
 
 __all__ = [
@@ -141,6 +142,15 @@ def _delete_each(world: World) -> Iterator[tuple[str, str]]:
         entries[name] = node
 
 
+def _delete_all_but_the_lock(world: World) -> Iterator[tuple[str, str]]:
+    entries = world.fs._directory(DIRECTORY).entries
+    before = dict(entries)
+    for name in before.keys() - {LOCK_NAME}:
+        del entries[name]
+    yield "everything", f"all deleted but {LOCK_NAME}"
+    entries.update(before)
+
+
 def _swap_each_two(world: World) -> Iterator[tuple[str, str]]:
     for (one, first), (other, second) in combinations(contents(world.fs).items(), 2):
         with _content(world, one, second), _content(world, other, first):
@@ -176,6 +186,7 @@ def _append_to_each(world: World) -> Iterator[tuple[str, str]]:
 
 DAMAGES: Final[dict[str, Damage]] = {
     "file deleted": _delete_each,
+    "all deleted": _delete_all_but_the_lock,
     "files exchanged": _swap_each_two,
     "segment twice": _second_name_for_each_segment,
     "bytes appended": _append_to_each,

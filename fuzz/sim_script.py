@@ -65,7 +65,6 @@ _SEEDS: Final = 1_000_000
 _WEIGHTS: Final = {
     "event": 50,
     "many": 12,
-    "burst": 12,
     "restore": 3,
     "sync": 4,
     "flush": 3,
@@ -81,6 +80,9 @@ _WEIGHTS: Final = {
     "meanwhile": 6,
     "reopen": 2,
 }
+_BURST_SHARE: Final = 0.5
+"""In so many lives segments are filled at once, and often; in the others the store stays small."""
+_BURST_WEIGHT: Final = 20
 _DEADLY: Final = ("rename", "sync", "sync_directory", "sync_directory", "truncate", "unlink", "write")
 _FAULTS: Final = (
     *("sync EIO lost", "sync EIO lost", "sync EIO lost", "sync ENOSPC lost", "sync ENOSPC lost"),
@@ -181,7 +183,8 @@ def _trouble(choice: random.Random) -> Script:
 
 def _work(choice: random.Random, length: int) -> Script:
     script: Script = []
-    for name in choice.choices(list(_WEIGHTS), list(_WEIGHTS.values()), k=choice.randrange(1, length + 1)):
+    weights = {**_WEIGHTS, "burst": _BURST_WEIGHT if choice.random() < _BURST_SHARE else 0}
+    for name in choice.choices(list(weights), list(weights.values()), k=choice.randrange(1, length + 1)):
         number = str(choice.randrange(_UNITS))
         match name:
             case "event" | "restore":

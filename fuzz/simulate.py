@@ -18,6 +18,7 @@ from fuzz.shrink import shrink
 from fuzz.sim_player import Player
 from fuzz.sim_script import Script, format_script, parse_script, random_script, random_tail
 from tests.crash.worlds import DIRECTORY
+from walstore.format.filenames import is_temporary
 from walstore.testing.sim_disk import DirectoryNode
 
 __all__ = ["Failure", "replay", "run", "simulate"]
@@ -28,10 +29,10 @@ _SHARES: Final = (0.004, 0.012, 0.04)
 """Out of these is drawn at what share of the calls of a script crashes are looked at."""
 _SHARE_BELOW: Final = 0.015
 """The share where what is looked at comes after a crash that is itself only looked at."""
-_EAGERNESS: Final = {"rename": 2, "sync": 2, "truncate": 2, "unlink": 2}
+_EAGERNESS: Final = {"rename": 2, "sync": 2, "sync_directory": 6, "truncate": 2, "unlink": 2}
 """Calls at which crashes are looked at more often than at others: between them the order matters."""
-_NAMES_MAX: Final = 4
-"""At the sync of a directory it is three times as often for each new name that waits for it, up to so many."""
+_EAGERNESS_NAMES: Final = 200
+"""The same for a sync for which more than one new name waits, of which a power loss may take any."""
 _DEPTH_MAX: Final = 2
 
 
@@ -109,11 +110,11 @@ class _Prober:
             player.points += twin.points
 
     def _eagerness(self, call: str) -> int:
-        if call == "sync_directory":
-            directory = self._player.world.fs._find(DIRECTORY)
-            pending = directory.pending if isinstance(directory, DirectoryNode) else []
-            names = min(sum(any(change.values()) for change in pending), _NAMES_MAX)
-            return int(3**names)
+        directory = self._player.world.fs._find(DIRECTORY) if call == "sync_directory" else None
+        if isinstance(directory, DirectoryNode):
+            new = {name for change in directory.pending for name, node in change.items() if node is not None}
+            if sum(not is_temporary(name) for name in new) > 1:
+                return _EAGERNESS_NAMES
         return _EAGERNESS.get(call, 1)
 
 
