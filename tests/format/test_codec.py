@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 
 import msgpack
 import pytest
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 from walstore.format import codec
 from walstore.format.codec import JobCodec
 from walstore.model.events import Event, EventForm, event_of, form_of
-from walstore.model.names import INSTANT_MAX_NS
-from walstore.model.records import FAILURES_MAX, JobState, SchedulerJobRecord, record_of, state_of
+from walstore.model.names import INSTANT_MAX_NS, NAME_BYTES_MAX
+from walstore.model.records import FAILED_RETRYING, FAILURES_MAX, JobState, SchedulerJobRecord, record_of, state_of
 from walstore.model.schedule import schedule_of
 from walstore.testing.strategies import events, records
 
@@ -146,6 +147,39 @@ def test_what_is_taken_for_a_record_can_be_shown(place: int) -> None:
         except ValueError:
             continue
         assert state_of(record_of(job, decoded)) == decoded
+
+
+RECORD: list[object] = ["a.b", 3, 1, None, 2, 0, [3, "@hourly"]]
+NO_INSTANTS: list[object] = [-1, 2**63, True, 5.0, "5", [], b""]
+NO_NAMES: list[object] = ["", "x", "a.", ".b", "a." + "x" * (NAME_BYTES_MAX - 1), None, 5, b"a.b", ["a.b"]]
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong", "right"),
+    [
+        (0, NO_NAMES, ["c.d", "a." + "x" * (NAME_BYTES_MAX - 2), "a.b.c"]),
+        (1, [-1, FAILED_RETRYING + 1, True, 1.0, None, "1"], range(FAILED_RETRYING + 1)),
+        *((place, NO_INSTANTS, [None, 0, INSTANT_MAX_NS]) for place in (2, 3, 4)),
+        (5, [-1, FAILURES_MAX + 1, True, 1.0, None, "1"], [0, FAILURES_MAX]),
+        (6, [[], [0, 1], [1, "5"], [2], [9], 0, None, "x", [1, None], {}], [[0], [1, 5], [2, 7], [3, "@daily"]]),
+    ],
+)
+def test_each_part_of_a_record_is_checked_also_among_many(
+    place: int, wrong: Sequence[object], right: Sequence[object]
+) -> None:
+    def among_others(part: object) -> Iterator[tuple[int, list[list[object]]]]:
+        row = [*RECORD[:place], part, *RECORD[place + 1 :]]
+        for before, behind in ((0, 0), (1, 0), (0, 1), (1, 1)):
+            yield before, [RECORD] * before + [row] + [RECORD] * behind
+
+    for part in wrong:
+        for _, rows in among_others(part):
+            with pytest.raises(ValueError, match="not "):
+                CODEC.decode_records(msgpack.packb(rows))
+    for part in right:
+        for index, rows in among_others(part):
+            job, state = CODEC.decode_records(msgpack.packb(rows))[index]
+            assert [*msgpack.unpackb(CODEC.encode_records([(job, state)]))[0]] == rows[index]
 
 
 @pytest.mark.parametrize("schedule", [[1, 5.0], [1.0, 5], [2, 5.0], [0.0], [3.0, "@hourly"], [1, True], [True, 5]])
