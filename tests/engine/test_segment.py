@@ -84,6 +84,7 @@ def test_what_a_write_left_half_way_gives_way_to_the_mark(segment: Segment, left
     assert segment.end == position
     segment.write_behind_seal(frame_of(mark))
     assert frames(segment) == [b"one", mark]
+    assert segment.file.size() == LENGTH
 
 
 def test_the_reserve_holds_marks_up_to_its_last_byte_and_says_when_it_is_used_up(segment: Segment) -> None:

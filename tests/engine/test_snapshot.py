@@ -12,9 +12,9 @@ from walstore.engine.snapshot import Snapshot, StoredFrame, check_ends, write_sn
 from walstore.errors import CorruptionError
 from walstore.format.codec import JobCodec
 from walstore.format.filenames import snapshot_name
-from walstore.format.frame import frame_bytes
+from walstore.format.frame import encode_frame, frame_bytes
 from walstore.format.index import IndexEntry, Trailer
-from walstore.format.layout import HEADER_BYTES, FileKind
+from walstore.format.layout import HEADER_BYTES, FileKind, FrameKind
 from walstore.fs.api import File
 from walstore.model.events import EventForm
 from walstore.model.records import JobState
@@ -172,6 +172,23 @@ def test_each_of_two_gaps_is_told_with_the_keys_around_it() -> None:
         (snapshot.starts[2], sizes[2], "records", "job.e", None),
     ]
     assert gaps_of(snapshot) == (FRAMES[1], told, False)
+
+
+def test_a_frame_that_verifies_and_holds_something_else_is_a_gap() -> None:
+    snapshot = SnapshotFile([["job.a"], ["job.b"], ["job.c"]])
+    content = bytearray(snapshot.content)
+    content[snapshot.starts[1] : snapshot.stops[1]] = encode_frame(
+        FrameKind.EVENTS, JobCodec().encode_events([(4, "job.b")] * 2), HEADER.nonce
+    )
+    snapshot.set(content)
+    (records, (told,), _), length = gaps_of(snapshot), len(content) - snapshot.length
+    assert records == ["job.a", "job.c"]
+    assert told == (snapshot.starts[1], snapshot.stops[1] + length - snapshot.starts[1], "records", "job.a", "job.c")
+    part = open_part(snapshot.fs, "/jobs", NAME, FileKind.SNAPSHOT, LSN, 0, JOBS)
+    (gap,) = read_snapshot(snapshot.fs, part, JobCodec())[1]
+    assert gap.what == (
+        "a frame that verifies holds what it should not (a frame of the kind EVENTS does not belong into a snapshot)"
+    )
 
 
 def test_damage_of_the_index_loses_no_record_and_that_of_the_trailer_may() -> None:

@@ -151,7 +151,7 @@ def test_what_is_taken_for_a_record_can_be_shown(place: int) -> None:
 
 RECORD: list[object] = ["a.b", 3, 1, None, 2, 0, [3, "@hourly"]]
 NO_INSTANTS: list[object] = [-1, 2**63, True, 5.0, "5", [], b""]
-NO_NAMES: list[object] = ["", "x", "a.", ".b", "a." + "x" * (NAME_BYTES_MAX - 1), None, 5, b"a.b", ["a.b"]]
+NO_NAMES: list[object] = ["", "x", "a.", "a.b.", ".b", "a." + "x" * (NAME_BYTES_MAX - 1), None, 5, b"a.b", ["a.b"]]
 
 
 @pytest.mark.parametrize(
@@ -188,8 +188,12 @@ def test_only_integers_are_instants_and_kinds_of_schedules(schedule: list[object
     for form in ((0,), (1, 5), (1, 1), (2, 5), (3, "@hourly")):
         schedule_of(form)
     assert refuses_events([1, "a.b", 0, schedule])
-    with pytest.raises(ValueError, match="schedule"):
-        CODEC.decode_records(msgpack.packb([["a.b", 0, None, None, None, 0, schedule]]))
+    row = ["a.b", 0, None, None, None, 0]
+    for others in ([], [[0]], [[1, 5], [1, 1], [2, 5], [3, "@hourly"]]):
+        rows = [[*row, form] for form in (*others, schedule)]
+        for content in (rows, rows[::-1]):
+            with pytest.raises(ValueError, match="schedule"):
+                CODEC.decode_records(msgpack.packb(content))
 
 
 @pytest.mark.parametrize(
