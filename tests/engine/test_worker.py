@@ -27,7 +27,7 @@ from walstore import Periodic, Scheduled, Started, StoreStats, WalOptions, WalPe
 from walstore.engine import worker
 from walstore.engine.environment import Worker
 from walstore.errors import CorruptionError, StorageError, StorageFullError, StoreClosedError
-from walstore.format.layout import Header
+from walstore.format.layout import HEADER_BYTES, Header
 from walstore.fs import os_fs
 from walstore.fs.api import File
 from walstore.fs.os_process import start_worker
@@ -192,6 +192,69 @@ def test_a_worker_whose_parent_has_ended_leaves_and_one_of_another_store_refuses
         with pytest.raises(StorageError, match="holds another store"):
             WorkerHere("walstore.engine.worker:main", {**task, "header": foreign})
         (path / str(task["temporary"])).unlink()
+
+
+class Printed(WorkerHere):
+    """A worker that has printed this."""
+
+    def __init__(self, printed: str) -> None:
+        self._printed = printed
+
+
+@pytest.mark.mutation
+@pytest.mark.parametrize("before", ["", "a warning\n", '{"refused": [28, "?"]}\n'])
+def test_the_last_line_of_what_a_worker_printed_is_its_answer(before: str) -> None:
+    assert worker.answer_of(Printed(before + '{"done": true}\n'), "/jobs") is None
+    with pytest.raises(OSError, match="no space") as refused:
+        worker.answer_of(Printed(before + '{"refused": [28, "no space"]}'), "/jobs")
+    assert (refused.value.errno, refused.value.strerror) == (28, "no space")
+    with pytest.raises(CorruptionError) as found:
+        worker.answer_of(
+            Printed(before + '{"corruption": {"what": "a bit", "path": "/jobs/log", "offset": 5, "lsn": 77}}'), "/jobs"
+        )
+    assert (found.value.what, found.value.path, found.value.offset, found.value.lsn) == ("a bit", "/jobs/log", 5, 77)
+
+
+@pytest.mark.mutation
+@pytest.mark.parametrize(
+    "printed",
+    [
+        "",
+        "Killed",
+        '{"done": false}',
+        '{"done": true}\nand then',
+        '{"refused": ["28", "x"]}',
+        '{"refused": [28]}',
+        "[]",
+    ],
+)
+def test_a_worker_that_gave_no_answer_is_quoted(printed: str) -> None:
+    said = worker.answer_of(Printed(printed), "/jobs")
+    assert said is not None
+    assert said.startswith("the process that compacts /jobs ended before it was done: it was killed, or can't be ")
+    assert said.endswith(f"The end of what it printed: {printed!r}")
+
+
+@pytest.mark.mutation
+def test_of_a_long_output_without_an_answer_the_end_is_quoted() -> None:
+    said = worker.answer_of(Printed("a" * 600 + "b" * 499 + "c"), "/jobs")
+    assert said is not None
+    assert said.endswith("printed: " + repr("b" * 499 + "c"))
+
+
+@pytest.mark.mutation
+def test_damage_of_the_log_that_a_worker_finds_is_told_with_its_place(path: Path) -> None:
+    with opened(path, WorkerHere) as store:
+        fill(store)
+        (name,) = names(path, "log-*")
+        with (path / name).open("r+b") as file:
+            file.seek(HEADER_BYTES + 40)
+            file.write(b"?")
+        with pytest.raises(CorruptionError) as found:
+            store.flush_checkpoint(compact=True)
+        base_lsn = int(name.split("-")[1], 16)
+        place = (found.value.path, found.value.offset, found.value.lsn)
+        assert place == (str(path / name), HEADER_BYTES, base_lsn + HEADER_BYTES)
 
 
 def test_a_checkpoint_that_is_due_starts_a_worker_and_close_waits_for_it(path: Path) -> None:
