@@ -50,9 +50,10 @@ class Store:
         length: int = LENGTH,
         cut: int | None = None,
         follows_lsn: int | None = None,
+        identity: Identity = IDENTITY,
     ) -> str:
         """Add a segment with one event for each letter of ``jobs``, cut to ``cut`` bytes; return its name."""
-        header = replace(IDENTITY, epoch=epoch).header(FileKind.SEGMENT, lsn, length, SEED, follows_lsn=follows_lsn)
+        header = replace(identity, epoch=epoch).header(FileKind.SEGMENT, lsn, length, SEED, follows_lsn=follows_lsn)
         segment = create_segment(self.fs, "/jobs", header)
         for job in jobs:
             segment.appender.write(frame_of(job))
@@ -238,6 +239,17 @@ def test_gaps_come_in_the_order_of_the_log_behind_those_that_are_not_in_it() -> 
     ]
     # No watermark is above the two frames, and a power loss may take one and leave the next.
     assert [gap.is_damage for gap in gaps] == [True, False, False, True]
+
+
+def test_within_one_boot_what_has_frames_behind_it_is_damage_and_what_has_none_is_a_torn_tail() -> None:
+    for damaged in range(4):
+        store = Store()
+        boot = replace(IDENTITY, boot_id=store.fs.boot_id())
+        name = store.segment(0, "abcd", identity=boot)
+        store.write(name, end_of("abcd"[:damaged]) + 8, b"\0\0\0\1")
+        found = gather(store.fs, "/jobs", JOBS)
+        assert found.events == 3
+        assert [gap.is_damage for gap in found.gaps] == [damaged < 3]
 
 
 def test_records_of_a_damaged_snapshot_come_where_they_belong_in_the_log() -> None:
