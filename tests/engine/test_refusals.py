@@ -19,7 +19,7 @@ from walstore.engine.recovery import Situation
 from walstore.errors import CorruptionError, NewerFormatError, StoreNotFoundError
 from walstore.format.codec import JobCodec
 from walstore.format.filenames import segment_name, snapshot_name, torn_name
-from walstore.format.frame import encode_frame
+from walstore.format.frame import encode_frame, frame_bytes
 from walstore.format.index import IndexEntry, Trailer, encode_index
 from walstore.format.layout import HEADER_BYTES, FileKind, FrameKind, Header, Watermark
 from walstore.model.records import JobState
@@ -233,6 +233,13 @@ LOG: dict[str, tuple[Files, str, str, int | None, int | None]] = {
         AFTER_EVENT,
         AFTER_EVENT,
     ),
+    "a watermark that points into a header": (
+        segment(size=AFTER_EVENT) | segment([EVENT, mark(AFTER_EVENT + HEADER_BYTES - 8)], AFTER_EVENT),
+        f"the watermark {AFTER_EVENT + HEADER_BYTES - 8} points into a header",
+        segment_name(AFTER_EVENT, 1),
+        AFTER_EVENT + MARK_BYTES,
+        2 * AFTER_EVENT + MARK_BYTES,
+    ),
     "damage below a watermark": (
         damaged(segment([EVENT, EVENT, mark(AFTER_EVENT + EVENT_BYTES)]), FIRST, AFTER_EVENT),
         "damaged below the watermark (the checksum of the frame does not match)",
@@ -430,6 +437,24 @@ def test_a_watermark_that_points_into_a_frame_is_refused_by_whoever_has_to_write
         opened(files, read_only=False)
     error = caught.value
     assert (error.path, error.offset, error.lsn) == (f"/jobs/{FIRST}", AFTER_EVENT + 8, AFTER_EVENT + 8)
+
+
+@pytest.mark.parametrize("verifies", [False, True])
+def test_a_log_that_changes_under_an_open_store_is_refused_with_the_place(verifies: bool) -> None:
+    fs = SimFileSystem(0)
+    with opened(segment([]), read_only=False, fs=fs) as store:
+        (name,) = (name for name in fs.list_directory("/jobs") if name.endswith(".wal"))
+        file = fs.open(f"/jobs/{name}", writable=True)
+        head = Header.decode(file.read(0, HEADER_BYTES))
+        store.record_started("a.b", 1)
+        lsn = store.stats().end_lsn
+        store.record_started("a.b", 2)
+        payload_bytes = store.stats().end_lsn - lsn - frame_bytes(0)
+        frame = encode_frame(FrameKind.EVENTS, b"\xc1" * payload_bytes, head.nonce)
+        file.write(lsn - head.lsn, frame if verifies else b"?")
+        with pytest.raises(CorruptionError) as caught:
+            store.load_all()
+        assert (caught.value.path, caught.value.offset, caught.value.lsn) == (f"/jobs/{name}", lsn - head.lsn, lsn)
 
 
 def test_a_good_snapshot_made_by_hand_is_read() -> None:
