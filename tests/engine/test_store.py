@@ -25,6 +25,8 @@ from walstore.errors import (
     StorePoisonedError,
     UnsupportedPlatformError,
 )
+from walstore.format.frame import frame_bytes
+from walstore.format.layout import HEADER_BYTES, SEGMENT_RESERVE_BYTES, Watermark
 from walstore.fs.api import File
 from walstore.testing.sim_fs import SimFileSystem
 
@@ -393,8 +395,30 @@ def test_an_opening_reports_what_it_found(durability: Durability) -> None:
                 assert (store.stats().events, store.stats().snapshot_bytes, store.stats().snapshot_lsn) == (0, 0, 0)
 
 
+def test_an_opening_has_room_for_all_that_was_not_synced() -> None:
+    """It goes into a new segment, which is longer than those of the store where it must be, and no longer."""
+    options = WalOptions(segment_bytes_min=1024, segment_bytes_max=1 << 20)
+    lengths, mark_bytes = set(), frame_bytes(len(Watermark(0).encode()))
+    for events in range(1, 100):
+        world = World()
+        with world.open() as store:
+            store.record_started("job.a", 0)
+            world.tick(store)
+            for number in range(events):
+                store.record_started("job.a", number)
+            after = World(world.fs.clone())
+            tail_bytes = store.stats().end_lsn - store.stats().durable_lsn
+        with after.open(options=options) as store:
+            assert [record.last_started_at_ns for record in store.load_all()] == [events - 1]
+            name = max(after.names(".wal"))
+            length = after.fs.open(f"/jobs/{name}").size()
+            assert length == max(1024, HEADER_BYTES + tail_bytes + mark_bytes + SEGMENT_RESERVE_BYTES)
+            lengths.add(length)
+    assert len(lengths) > 1
+
+
 def test_a_store_that_is_open_is_refused_by_the_name_of_its_holder() -> None:
-    world = World(now_ns=1_700_000_000 * SECOND_NS)
+    world = World(now_ns=1_700_000_000 * SECOND_NS + SECOND_NS - 1)
     with world.open():
         with pytest.raises(StoreLockedError) as caught, world.open():
             pass
@@ -420,6 +444,7 @@ def test_stats_add_up() -> None:
         world.tick(store, 1)
         stats = store.stats()
         assert (stats.events, stats.buffered_events) == (4, 0)
+        assert (stats.snapshot_lsn, stats.snapshot_bytes, stats.last_background_error) == (0, 0, None)
         assert written_bytes < stats.log_written_bytes == stats.end_lsn
     with world.open(read_only=True) as reader, pytest.raises(StoreClosedError, match="read-only"):
         reader.stats()

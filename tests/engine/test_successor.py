@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import random
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.test_store import World
+from tests.engine.test_store import SECOND_NS, World
 from walstore import Durability, Started, WalOptions, WalPersistence
 from walstore.engine.salvage import gather
 from walstore.errors import CorruptionError
@@ -136,6 +137,39 @@ def test_a_thread_makes_one_segment_after_another_ready(tmp_path: Path) -> None:
                 store.record_started("job.a", segments)
     with WalPersistence(path) as store:
         assert [record.last_started_at_ns for record in store.load_all()] == [3]
+
+
+def test_where_no_thread_can_be_started_the_store_does_without_and_tries_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    world = World()
+    environment = replace(world.environment(), threads=True)
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "walstore-successor":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    # The keeper's own ticks are an hour away, by a clock that stands still.
+    options = replace(SMALL, sync_interval_ns=3600 * SECOND_NS)
+    with WalPersistence("/jobs", options=options, clock=lambda: 0, environment=environment) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            for _ in range(2):
+                world.tick(store)
+                assert not world.names(".tmp")
+                assert caplog.messages[-1] == (
+                    "the next segment of /jobs could not be made ready: can't start new thread"
+                )
+            fill(store, world)
+        world.tick(store)
+        deadline = time.monotonic() + 30
+        while not world.names(".tmp") and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert len(world.names(".tmp")) == 1
+    assert not world.names(".tmp")
 
 
 def test_a_segment_behind_another_one_than_it_was_made_for_is_refused_and_salvage_tells() -> None:
