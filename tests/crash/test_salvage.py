@@ -263,6 +263,15 @@ def test_nobody_can_open_the_store_for_writing_meanwhile() -> None:
     assert seen
 
 
+@pytest.mark.parametrize("target", [DIRECTORY, f"{DIRECTORY}/new"])
+def test_the_new_store_is_not_made_within_the_damaged_one(target: str) -> None:
+    world, _ = damaged()
+    before = contents(world.fs)
+    with pytest.raises(StorageError, match=f"^{target} lies in {DIRECTORY}, which must not be changed: give another"):
+        salvage(world.environment(), DIRECTORY, target, JOBS, 1024)
+    assert contents(world.fs) == before
+
+
 def test_where_nothing_verifies_there_is_an_error_and_no_new_store() -> None:
     original = closed()
     world = original.fork(original.fs.clone())

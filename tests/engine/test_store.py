@@ -479,6 +479,9 @@ def test_a_poisoned_store_shows_what_is_durable_and_releases_its_lock(durability
             with pytest.raises(StorePoisonedError, match=r"^Input/output error while syncing /jobs/log-.*\.wal: "):
                 call()
         assert counters(store) == {"job.durable": 0}
+        calls = world.fs.calls
+        world.tick(store)
+        assert world.fs.calls == calls
         with pytest.raises(StorePoisonedError, match="Input/output error"):
             store.close()
     with world.open() as store:

@@ -16,7 +16,7 @@ import pytest
 from tests.engine.test_store import SECOND_NS, World
 from walstore import Durability, Started, WalOptions, WalPersistence
 from walstore.engine.salvage import gather
-from walstore.errors import CorruptionError
+from walstore.errors import CorruptionError, StorageError
 from walstore.format.layout import HEADER_BYTES, Header
 from walstore.testing.sim_fs import Operation, SimCrash, SimFileSystem
 from walstore.wal import JOBS
@@ -88,6 +88,47 @@ def test_what_was_not_ready_in_time_serves_the_next_rotation() -> None:
         after = World(world.fs.clone())
     with after.open(options=SMALL) as store:
         assert [record.consecutive_failures for record in store.load_all()] == [1]
+
+
+def test_what_was_not_ready_in_time_gives_way_to_what_the_next_segment_needs() -> None:
+    world = World()
+    with world.open(options=SMALL) as store:
+        world.tick(store)
+        store.record_many([Started("job.a", 1)] * LARGE_BATCH)
+        (late,) = world.names(".tmp")
+        world.tick(store, 1)  # Too soon for a sync, whose watermark would need the next segment.
+        (ready,) = world.names(".tmp")
+        assert ready != late
+        fill(store, world)
+        assert not world.names(".tmp")
+    with world.open(options=SMALL) as store:
+        assert len(store.load_all()) == 1
+
+
+def test_a_name_that_can_not_be_given_is_told_and_leaves_nothing() -> None:
+    world = World()
+    with world.open(options=SMALL) as store:
+        world.tick(store)
+        segments = world.names(".wal")
+        world.fs.fail("rename", errno.EIO)
+        with pytest.raises(StorageError, match="starting a new segment in /jobs"):
+            fill(store, world)
+        assert (world.names(".wal"), world.names(".tmp")) == (segments, [])
+        assert fill(store, world)
+    with world.open(options=SMALL) as store:
+        assert len(store.load_all()) == 1
+
+
+def test_an_error_in_a_segment_that_was_made_ready_ahead_names_its_file() -> None:
+    world = World()
+    with world.open(options=SMALL) as store:
+        world.tick(store)
+        fill(store, world)
+        world.fs.fail("append", errno.EIO)
+        with pytest.raises(StorageError, match=f"while writing to /jobs/{max(world.names('.wal'))}"):
+            store.record_started("job.a", 2)
+        store.record_started("job.a", 3)
+        assert [record.last_started_at_ns for record in store.load_all()] == [3]
 
 
 @pytest.mark.parametrize("operation", ["create", "allocate", "write", "sync"])
@@ -185,8 +226,13 @@ def test_a_segment_behind_another_one_than_it_was_made_for_is_refused_and_salvag
     assert header.follows_lsn is not None
     assert not gather(after.fs, "/jobs", JOBS).is_damaged
     file.write(0, replace(header, follows_lsn=header.follows_lsn + 8).encode())
-    with pytest.raises(CorruptionError, match="made to follow"), after.open(options=SMALL):
+    with pytest.raises(CorruptionError, match="made to follow") as caught, after.open(options=SMALL):
         """It must not open."""
+    assert (caught.value.path, caught.value.offset, caught.value.lsn) == (
+        f"/jobs/{name}",
+        0,
+        int(name.split("-")[1], 16),
+    )
     found = gather(after.fs, "/jobs", JOBS)
     assert found.is_damaged
     assert any("made to follow" in gap.what for gap in found.gaps)

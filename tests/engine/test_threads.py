@@ -186,7 +186,9 @@ def test_the_buffer_is_drained_again_and_again_though_nobody_asks() -> None:
     environment = replace(world.environment(), monotonic_ns=time.monotonic_ns, threads=True)
     drained = threading.Semaphore(0)
     world.fs.before_call = lambda step: drained.release() if step[0] == "append" else None
-    with WalPersistence(DIRECTORY, durability=Durability.BUFFERED, environment=environment) as store:
+    # Not by the sync, for which nobody waits so long.
+    options = WalOptions(sync_interval_ns=3600 * 10**9)
+    with WalPersistence(DIRECTORY, durability=Durability.BUFFERED, options=options, environment=environment) as store:
         for at_ns in range(3):
             store.record_started("job.a", at_ns)
             assert drained.acquire(timeout=30)
