@@ -269,6 +269,7 @@ def test_a_checkpoint_that_is_due_starts_a_worker_and_close_waits_for_it(path: P
         assert again.load_all() == expected
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_worker_that_is_killed_loses_nothing_and_the_next_attempt_does_without(
     path: Path, signal_number: int
@@ -351,7 +352,9 @@ SPOILS = {
 }
 
 
-@pytest.mark.parametrize("spoil", SPOILS)
+@pytest.mark.parametrize(
+    "spoil", [pytest.param(spoil, marks=[pytest.mark.mutation] * (spoil == "too long")) for spoil in SPOILS]
+)
 def test_what_a_worker_wrote_is_looked_at_before_it_has_a_name(
     path: Path, spoil: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,6 +370,7 @@ def test_what_a_worker_wrote_is_looked_at_before_it_has_a_name(
         after_a_failure(store, path, expected)
 
 
+@pytest.mark.mutation
 def test_a_full_disk_in_a_worker_is_a_full_disk(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "small_disk.py").write_text(
         textwrap.dedent("""
