@@ -64,3 +64,49 @@ def test_stopping_ends_the_thread_also_from_within_and_before_it_began() -> None
     keeper.call(keeper.stop)
     thread.join(timeout=30)
     assert not thread.is_alive()
+
+
+def test_work_that_takes_long_is_done_once() -> None:
+    """Whoever waits looks every second whether the thread still lives. As long as it does, the work is the thread's."""
+    keeper = Keeper(lambda: None, HOUR_NS, lambda: 0, threads=True)
+    keeper.start()
+    done_by: list[threading.Thread] = []
+
+    def work() -> int:
+        done_by.append(threading.current_thread())
+        threading.Event().wait(1.5)
+        return len(done_by)
+
+    assert keeper.call(work) == 1
+    assert done_by == [keeper.call(threading.current_thread)]
+    keeper.stop()
+
+
+def test_work_that_the_thread_did_not_get_to_is_done_by_the_caller() -> None:
+    keeper = Keeper(lambda: None, HOUR_NS, lambda: 0, threads=True)
+    keeper.start()
+    go_on, is_last = threading.Event(), threading.Event()
+    done_by: list[threading.Thread] = []
+
+    def last() -> None:
+        # The end of the thread is handed over while it is at this, and then the work that comes too late for it.
+        is_last.set()
+        go_on.wait(30)
+
+    def late() -> None:
+        keeper.call(lambda: done_by.append(threading.current_thread()))
+
+    keeper.post(last)
+    assert is_last.wait(30)
+    stopping = threading.Thread(target=keeper.stop)
+    stopping.start()
+    while keeper._requests.empty():
+        """Until the end is handed over."""
+    caller = threading.Thread(target=late)
+    caller.start()
+    while keeper._requests.qsize() < 2:
+        """Until the work is."""
+    go_on.set()
+    caller.join(30)
+    stopping.join(30)
+    assert done_by == [caller]
