@@ -245,7 +245,8 @@ def test_a_compaction_that_fails_loses_nothing_shows_and_is_tried_again(caplog: 
         world.fs.fail("write", errno.EIO, path_contains="snapshot")
         with caplog.at_level(logging.WARNING, logger="walstore"):
             store.flush_checkpoint()
-        assert "compaction of /jobs failed" in caplog.text
+        told = "compaction of /jobs failed and will be tried again: Input/output error"
+        assert caplog.messages[-1].startswith(told)
         assert "Input/output error" in str(store.stats().last_background_error)
         assert counters(store) == {"job.a": 0}
         assert world.names(".tmp") == []
@@ -258,6 +259,22 @@ def test_a_compaction_that_fails_loses_nothing_shows_and_is_tried_again(caplog: 
             store.flush_checkpoint(compact=True)
         store.flush_checkpoint(compact=True)
         assert counters(store) == {"job.a": 0}
+
+
+def test_a_compaction_in_the_background_is_tried_again_ten_seconds_after_it_failed() -> None:
+    world = World()
+    with world.open(options=WalOptions(small_store_bytes=1)) as store:
+        world.fs.fail("write", errno.EIO, path_contains="snapshot", times=2)
+        store.record_many(Started(f"job.n{number}", 1) for number in range(100))
+        world.tick(store)
+        for after_ns in (10 * SECOND_NS - 1, 1):
+            assert "Input/output error" in str(store.stats().last_background_error)
+            world.tick(store, after_ns)
+        world.tick(store, 10 * SECOND_NS - 1)
+        assert world.names(".snap") == []
+        world.tick(store, 1)
+        assert store.stats().last_background_error is None
+        assert len(world.names(".snap")) == 1
 
 
 def test_nothing_is_compacted_anew_but_segments_that_are_left() -> None:
@@ -446,6 +463,12 @@ def test_stats_add_up() -> None:
         assert (stats.events, stats.buffered_events) == (4, 0)
         assert (stats.snapshot_lsn, stats.snapshot_bytes, stats.last_background_error) == (0, 0, None)
         assert written_bytes < stats.log_written_bytes == stats.end_lsn
+    with world.open() as store:
+        opened = store.stats()
+        # What the opening itself has written, and nothing of what there was before.
+        assert 0 < opened.log_written_bytes < stats.end_lsn
+        store.record_started("job.a", 4)
+        assert store.stats().log_written_bytes - opened.log_written_bytes == store.stats().end_lsn - opened.end_lsn > 0
     with world.open(read_only=True) as reader, pytest.raises(StoreClosedError, match="read-only"):
         reader.stats()
 
