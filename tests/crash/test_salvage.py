@@ -217,6 +217,7 @@ def test_an_error_leaves_nothing_but_the_directory(operation: Operation, error: 
 
 def test_what_the_device_can_not_read_is_a_gap() -> None:
     world, _ = damaged()
+    whole = gather(world.fs, DIRECTORY, JOBS)
     for name in contents(world.fs):
         if name == "LOCK":
             continue
@@ -227,6 +228,8 @@ def test_what_the_device_can_not_read_is_a_gap() -> None:
             found = gather(fs, DIRECTORY, JOBS)
             unread = [gap for gap in found.gaps if gap.path.endswith(name) and "the device" in gap.what]
             assert bool(unread) == (times == 2)
+            if times == 1:
+                assert found == whole
             assert all(gap.is_damage for gap in unread)
 
 

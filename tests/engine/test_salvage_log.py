@@ -14,7 +14,7 @@ from walstore.errors import CorruptionError
 from walstore.format.codec import JobCodec
 from walstore.format.filenames import segment_name, snapshot_name
 from walstore.format.frame import encode_frame
-from walstore.format.layout import HEADER_BYTES, FileKind, FrameKind, Header
+from walstore.format.layout import HEADER_BYTES, FileKind, FrameKind, Header, Watermark
 from walstore.model.records import JobState
 from walstore.testing.sim_fs import SimFileSystem
 from walstore.wal import JOBS
@@ -264,6 +264,58 @@ def test_records_of_a_damaged_snapshot_come_where_they_belong_in_the_log() -> No
     started = {key[-1]: state[2] for key, state in found.states.items()}
     assert started == {"a": 1, "b": 1, "c": None}
     assert [(gap.path, gap.loses) for gap in found.gaps] == [(f"/jobs/{name}", "records")]
+
+
+def test_of_two_damaged_snapshots_the_newer_one_counts_and_what_the_older_one_alone_has() -> None:
+    store = Store()
+    names = [store.snapshot(SECOND_LSN, "ab"), store.snapshot(2 * SECOND_LSN, "bc")]
+    store.segment(2 * SECOND_LSN, "d")
+    newer: JobState = (0, 5, None, None, 0, (1, 5))
+    file = store.fs.open(f"/jobs/{names[1]}", writable=True)
+    file.truncate(0)
+    header = IDENTITY.header(FileKind.SNAPSHOT, 2 * SECOND_LSN, 0, SEED)
+    write_snapshot(file, header, JobCodec(), [[("job.b", newer), ("job.c", newer)]])
+    for name in names:
+        damaged = store.fs.open(f"/jobs/{name}", writable=True)
+        damaged.truncate(damaged.size() - 48)
+    found = gather(store.fs, "/jobs", JOBS)
+    assert {key: found.states[key] for key in ("job.a", "job.b", "job.c")} == {
+        "job.a": STATE,
+        "job.b": newer,
+        "job.c": newer,
+    }
+    assert found.records == 4
+    assert sorted(gap.path for gap in found.gaps) == [f"/jobs/{name}" for name in names]
+
+
+def test_a_snapshot_whose_header_does_not_verify_is_lost_whole() -> None:
+    store = Store()
+    name = store.snapshot(SECOND_LSN, "ab")
+    store.segment(SECOND_LSN, "c")
+    store.write(name, 0, b"?")
+    length = store.fs.open(f"/jobs/{name}").size()
+    jobs, gaps = store.salvaged()
+    assert jobs == "c"
+    assert [(gap.path, gap.loses, gap.offset, gap.length) for gap in gaps] == [(f"/jobs/{name}", "records", 0, length)]
+
+
+def test_a_frame_that_verifies_and_holds_something_else_is_a_gap() -> None:
+    records = JobCodec().encode_records([("job.x", STATE)])
+    for kind, payload, what in (
+        (FrameKind.RECORDS, records, "a frame of the kind RECORDS does not belong into the log"),
+        (FrameKind.EVENTS, records, "not an event"),
+        (FrameKind.WATERMARK, b"short", "a watermark has 16 bytes"),
+        (FrameKind.WATERMARK, Watermark(1 << 20).encode(), "a watermark names LSN 1048576, which is ahead of itself"),
+    ):
+        store = Store()
+        name = store.segment(0, "a")
+        frame = encode_frame(kind, payload, SEED)
+        store.write(name, end_of("a"), frame + frame_of("b"))
+        jobs, (gap,) = store.salvaged()
+        assert jobs == "ab"
+        assert what in gap.what
+        assert "a frame that verifies holds what it should not (" in gap.what
+        assert (gap.offset, gap.length) == (end_of("a"), len(frame))
 
 
 def test_nothing_that_verifies_is_no_store_to_keep() -> None:

@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from walstore.engine.segment import FrameReader, Identity, Segment, create_segment, last_nonzero
+from walstore.engine.segment import FrameReader, Identity, Segment, create_segment, is_zero, last_nonzero
 from walstore.format.frame import encode_frame
 from walstore.format.layout import HEADER_BYTES, SEGMENT_RESERVE_BYTES, FileKind, FrameKind
 from walstore.testing.sim_fs import SimFileSystem
@@ -111,3 +111,28 @@ def test_a_mark_that_just_fits_fits(segment: Segment) -> None:
     segment.end = LENGTH - len(frame_of(b"mark"))
     segment.write_behind_seal(frame_of(b"mark"))
     assert (segment.end, segment.file.size()) == (LENGTH, LENGTH)
+
+
+@pytest.mark.parametrize("left", range(1, len(LEFT)))
+def test_a_file_that_ends_within_a_frame_says_so(segment: Segment, left: int) -> None:
+    segment.appender.write(frame_of(b"one"))
+    position = segment.appender.tell()
+    segment.seal()
+    segment.file.truncate(position)
+    segment.file.write(position, LEFT[:left])
+    # A reader that was told a length that the file has no more, and one that knows better.
+    for end, trouble in ((LENGTH, "the file ends within a frame"), (position + left, f" in the {left} bytes left")):
+        reader = FrameReader(segment.file, SEED, HEADER_BYTES, end)
+        assert [frame.payload for _, frame in reader] == [b"one"]
+        assert reader.position == position
+        assert trouble in str(reader.trouble)
+
+
+def test_only_zeros_are_zero(segment: Segment) -> None:
+    start, end = LENGTH - 64, LENGTH
+    for value in range(256):
+        for offset in (start, start + 1, end - 1):
+            segment.file.write(start, bytes(end - start))
+            segment.file.write(offset, bytes([value]))
+            assert last_nonzero(segment.file, start, end) == (offset + 1 if value else start)
+            assert is_zero(segment.file, start, end) == (value == 0)

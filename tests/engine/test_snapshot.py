@@ -130,6 +130,23 @@ def test_a_frame_that_is_not_as_the_index_says_or_not_in_order_is_refused(
         assert (caught.value.path, caught.value.offset) == (PATH, entry.offset)
 
 
+def test_something_else_where_the_index_says_records_is_refused() -> None:
+    snapshot = SnapshotFile()
+    size = snapshot.stops[1] - snapshot.starts[1] - frame_bytes(0)
+    content = bytearray(snapshot.content)
+    content[snapshot.starts[1] : snapshot.stops[1]] = encode_frame(FrameKind.EVENTS, b"x" * size, HEADER.nonce)
+    snapshot.set(content)
+    opened = snapshot.open()
+    for entry in opened.index:
+        if entry.offset != snapshot.starts[1]:
+            assert opened.frame_records(entry)
+            continue
+        what = r"the snapshot does not verify \(the index does not fit the frames of the snapshot\)"
+        with pytest.raises(CorruptionError, match=what) as caught:
+            opened.frame_records(entry)
+        assert caught.value.offset == entry.offset
+
+
 def gaps_of(snapshot: SnapshotFile) -> tuple[list[str], list[Told], bool]:
     """Return the keys that verify, what is told of each gap, and whether these are all keys."""
     part = open_part(snapshot.fs, "/jobs", NAME, FileKind.SNAPSHOT, LSN, 0, JOBS)

@@ -467,7 +467,9 @@ def test_stats_add_up() -> None:
         opened = store.stats()
         # What the opening itself has written, and nothing of what there was before.
         assert 0 < opened.log_written_bytes < stats.end_lsn
-        store.record_started("job.a", 4)
+        store.record_many([Started("job.a", 4), Started("job.a", 5)])
+        store.record_many([Started("job.a", 6)])
+        assert store.stats().events == 3
         assert store.stats().log_written_bytes - opened.log_written_bytes == store.stats().end_lsn - opened.end_lsn > 0
     with world.open(read_only=True) as reader, pytest.raises(StoreClosedError, match="read-only"):
         reader.stats()
