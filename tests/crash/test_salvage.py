@@ -275,6 +275,27 @@ def test_the_new_store_is_not_made_within_the_damaged_one(target: str) -> None:
     assert contents(world.fs) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("notes", "is not empty: give the path of a directory that does not exist yet"),
+        (
+            "UNFINISHED",
+            "holds what was never finished: remove it, and nothing is lost, since it was made from another store",
+        ),
+    ],
+)
+def test_a_directory_that_is_not_empty_is_refused_and_left_alone(name: str, what: str) -> None:
+    world, _ = damaged()
+    fs = world.fs.clone()
+    fs.make_directory(NEW)
+    fs.create(f"{NEW}/{name}").close()
+    with pytest.raises(StorageError, match=f"^{NEW} {what}$") as caught:
+        make(world, fs)
+    assert caught.value.errno == errno.ENOTEMPTY
+    assert fs.list_directory(NEW) == [name]
+
+
 def test_where_nothing_verifies_there_is_an_error_and_no_new_store() -> None:
     original = closed()
     world = original.fork(original.fs.clone())

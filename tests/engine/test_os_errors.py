@@ -12,6 +12,8 @@ import pytest
 from walstore import Durability, WalPersistence
 from walstore.errors import StorageError, StorePoisonedError
 
+pytestmark = pytest.mark.mutation
+
 NOW_NS = 1_767_225_600_000_000_000
 
 

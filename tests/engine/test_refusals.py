@@ -474,11 +474,14 @@ def test_a_log_that_fills_its_last_segment_to_the_brim_is_read() -> None:
 
 def test_a_torn_tail_is_cut_and_kept_beside_the_log() -> None:
     other_boot, base = b"another boot id.", HEADER_BYTES + 6 * EVENT_BYTES
-    files = segment([EVENT] * 6, size=base, boot_id=other_boot) | segment([EVENT] * 9, base, boot_id=other_boot)
-    # The last frame of the first segment is damaged, so all of the second goes with it.
+    files = segment([EVENT] * 6, size=base, boot_id=other_boot)
+    files |= segment([EVENT] * 6, base, size=base, boot_id=other_boot)
+    files |= segment([EVENT] * 9, 2 * base, boot_id=other_boot)
+    # The last frame of the first segment is damaged, so all of the others goes with it.
     files = damaged(files, FIRST, base - 1)
     end = base - EVENT_BYTES
     torn = files[FIRST][end:] + files[segment_name(base, 1)][HEADER_BYTES:].rstrip(b"\0")
+    torn += files[segment_name(2 * base, 1)][HEADER_BYTES:].rstrip(b"\0")
     fs = SimFileSystem(0)
     with opened(files, read_only=False, fs=fs) as store:
         report = store.recovery

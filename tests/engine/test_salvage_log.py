@@ -299,6 +299,15 @@ def test_a_snapshot_whose_header_does_not_verify_is_lost_whole() -> None:
     assert [(gap.path, gap.loses, gap.offset, gap.length) for gap in gaps] == [(f"/jobs/{name}", "records", 0, length)]
 
 
+def test_zeros_where_a_frame_was_are_called_that() -> None:
+    store = Store()
+    name = store.segment(0, "abc")
+    store.write(name, end_of("a"), bytes(FRAME_BYTES))
+    jobs, (gap,) = store.salvaged()
+    assert jobs == "ac"
+    assert (gap.what, gap.offset, gap.length) == ("zeros where frames were", end_of("a"), FRAME_BYTES)
+
+
 def test_a_frame_that_verifies_and_holds_something_else_is_a_gap() -> None:
     records = JobCodec().encode_records([("job.x", STATE)])
     for kind, payload, what in (

@@ -739,11 +739,15 @@ def test_what_can_not_be_a_store_is_refused_and_left_alone() -> None:
         pass
     assert "jobs" not in world.fs.list_directory("/")
     world.fs.make_directory("/jobs")
-    with pytest.raises(StoreNotFoundError, match="is empty"), world.open(create=False):
+    advice = "; give the path of a store, or of a directory that does not exist yet"
+    with (
+        pytest.raises(StoreNotFoundError, match=f"^/jobs is empty: there is no store in it{advice}$"),
+        world.open(create=False),
+    ):
         pass
     for name in ("LOCK", "CURRENT"):  # As other programs have them.
         world.fs.create(f"/jobs/{name}").close()
-    with pytest.raises(StoreNotFoundError, match="other things"), world.open():
+    with pytest.raises(StoreNotFoundError, match=f"^/jobs holds other things and no store{advice}$"), world.open():
         pass
     assert sorted(world.fs.list_directory("/jobs")) == ["CURRENT", "LOCK"]
     world.fs.unlink("/jobs/CURRENT")
