@@ -266,8 +266,13 @@ def test_records_of_a_damaged_snapshot_come_where_they_belong_in_the_log() -> No
     assert [(gap.path, gap.loses) for gap in found.gaps] == [(f"/jobs/{name}", "records")]
 
 
-def test_of_two_damaged_snapshots_the_newer_one_counts_and_what_the_older_one_alone_has() -> None:
+@pytest.mark.parametrize("whole", [False, True])
+def test_of_two_damaged_snapshots_the_newer_one_counts_and_what_the_older_one_alone_has(whole: bool) -> None:
+    """Whether there is a whole one below them or not."""
     store = Store()
+    if whole:
+        store.snapshot(HEADER_BYTES, "ax")
+        store.segment(HEADER_BYTES, "", cut=HEADER_BYTES)
     names = [store.snapshot(SECOND_LSN, "ab"), store.snapshot(2 * SECOND_LSN, "bc")]
     store.segment(2 * SECOND_LSN, "d")
     newer: JobState = (0, 5, None, None, 0, (1, 5))
@@ -284,8 +289,9 @@ def test_of_two_damaged_snapshots_the_newer_one_counts_and_what_the_older_one_al
         "job.b": newer,
         "job.c": newer,
     }
-    assert found.records == 4
-    assert sorted(gap.path for gap in found.gaps) == [f"/jobs/{name}" for name in names]
+    assert ("job.x" in found.states) == whole
+    assert found.records == 4 + 2 * whole
+    assert sorted(gap.path for gap in found.gaps if gap.loses == "records") == [f"/jobs/{name}" for name in names]
 
 
 def test_a_snapshot_whose_header_does_not_verify_is_lost_whole() -> None:
