@@ -21,7 +21,7 @@ from walstore.testing.sim_fs import SimFileSystem
 
 __all__ = ["MEETINGS", "WatchedFileSystem", "interleave", "run", "start_runs", "sync"]
 
-_LOOKS: Final = 2
+_LOOKS: Final = 3
 """Syncs after which it is looked at what a power loss leaves, from the one on that was met."""
 _OUTCOMES: Final = 2
 """Power losses at each of them."""
@@ -124,6 +124,9 @@ def _work(world: World) -> Iterator[None]:
     """Do the workload, and pause after each sync: later a compaction may take away what a crash then would show."""
     for count in (3, 30, 1):
         start_runs(world, count)
+        sync(world)
+        yield
+        # Nothing of one's own is new, but what came while the first sync was under way is.
         sync(world)
         yield
     _tick(world)

@@ -218,3 +218,15 @@ def sync_without_drain() -> None:
         self._commit.sync()
 
     swap(Store, "sync", sync)
+
+
+@defect("interleavings")
+def log_taken_for_quiet_though_something_came_during_the_sync() -> None:
+    """What came between a sync and its watermark counts as the watermark does: as nothing that has to be synced."""
+    sync = Commit._sync
+
+    def quiet(self: Commit) -> None:
+        sync(self)
+        self._quiet_lsn = self._log.end_lsn()
+
+    swap(Commit, "_sync", quiet)

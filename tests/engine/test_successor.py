@@ -16,7 +16,7 @@ import pytest
 from tests.engine.test_store import SECOND_NS, World
 from walstore import Durability, Started, WalOptions, WalPersistence
 from walstore.engine.salvage import gather
-from walstore.errors import CorruptionError, StorageError
+from walstore.errors import CorruptionError, StorageError, StorePoisonedError
 from walstore.format.layout import HEADER_BYTES, Header
 from walstore.testing.sim_fs import Operation, SimCrash, SimFileSystem
 from walstore.wal import JOBS
@@ -121,6 +121,24 @@ def test_a_name_that_can_not_be_given_is_told_and_leaves_nothing() -> None:
         assert fill(store, world)
     with world.open(options=SMALL) as store:
         assert len(store.load_all()) == 1
+
+
+def test_after_a_failed_sync_of_the_directory_the_log_stays_as_it_is() -> None:
+    """Also where the thread that makes a segment ready comes with it only then: a second sync may lie."""
+    world = World()
+    calls: list[int] = []
+    with pytest.raises(StorePoisonedError), world.open(options=SMALL) as store:
+        world.tick(store)
+        fill(store, world)
+        world.fs.fail("sync_directory", errno.EIO)
+        with pytest.raises(StorePoisonedError):
+            store.sync()
+        calls.append(world.fs.calls)
+        assert store._store is not None
+        store._store.log.settle()
+        calls.append(world.fs.calls)
+    # Looked at out here: closing raises why the store is poisoned, instead of any other error.
+    assert calls == [calls[0]] * 2
 
 
 def test_an_error_in_a_segment_that_was_made_ready_ahead_names_its_file() -> None:
