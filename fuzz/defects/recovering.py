@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from xxhash import xxh3_64_intdigest
@@ -19,7 +19,7 @@ from walstore.format import layout
 from walstore.format.filenames import SegmentName
 from walstore.format.frame import Frame, find_frames, frame_bytes
 from walstore.format.layout import HEADER_BYTES, SEGMENT_RESERVE_BYTES, FrameKind, Header, Watermark
-from walstore.fs.api import FileSystem
+from walstore.fs.api import File, FileSystem
 from walstore.model.events import EventForm
 from walstore.model.records import JobState
 
@@ -83,6 +83,30 @@ def torn_tail_copied_into_the_new_segment() -> None:
 def torn_tail_not_kept() -> None:
     """What recovery cuts off is gone, instead of being kept beside the log."""
     swap(opening, "keep_torn_tail", lambda _fs, _directory, _end, _epoch: None)
+
+
+@defect("simulate")
+def torn_tail_named_before_its_sync() -> None:
+    """The file of a torn tail has its name before its bytes are on the device, while the log is cut durably."""
+
+    def create(
+        fs: FileSystem,
+        directory: str,
+        name: str,
+        temporary: str,
+        fill: Callable[[File], None],
+        before_naming: Callable[[], None] = lambda: None,
+    ) -> File:
+        if temporary in fs.list_directory(directory):
+            fs.unlink(f"{directory}/{temporary}")
+        file = fs.create(f"{directory}/{temporary}")
+        fill(file)
+        before_naming()
+        fs.rename(f"{directory}/{temporary}", f"{directory}/{name}")
+        fs.sync_directory(directory)
+        return file
+
+    swap(repair, "create_atomically", create)
 
 
 @defect("simulate", "small_worlds", "damage")

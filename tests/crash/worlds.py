@@ -83,6 +83,8 @@ class History:
     """Units that survive the death of the process."""
     power_floor: int = 0
     """Units that survive a power loss."""
+    kept: dict[str, bytes] = field(default_factory=dict)
+    """The files of torn tails that openings made: from then on they are there, whatever happens."""
 
     def attempt(self, unit: Sequence[Event]) -> None:
         """Note that a unit is about to be recorded."""
@@ -120,7 +122,7 @@ class History:
 
     def copy(self) -> History:
         """Return a copy that goes its own way."""
-        return History(list(self.states), self.process_floor, self.power_floor)
+        return History(list(self.states), self.process_floor, self.power_floor, dict(self.kept))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,12 @@ class World:
         assert not store.recovery.situation.is_corruption
         assert (store.recovery.kept_at is not None) == (store.recovery.torn_bytes > 0)
         assert store.recovery.torn_bytes == 0 or store.recovery.situation is Situation.TORN
+        files = contents(self.fs)
+        assert {name: files.get(name) for name in self.history.kept} == self.history.kept
+        if store.recovery.kept_at is not None:
+            name = store.recovery.kept_at.removeprefix(f"{DIRECTORY}/")
+            assert len(files[name]) == store.recovery.torn_bytes
+            self.history.kept[name] = files[name]
         return store
 
     def drop(self) -> None:
