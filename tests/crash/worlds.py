@@ -64,8 +64,9 @@ def jobs_of(store: WalPersistence) -> Jobs:
 
 
 def contents(fs: SimFileSystem) -> dict[str, bytes]:
-    """Return the bytes of every file of the store."""
-    return {name: bytes(fs._file(f"{DIRECTORY}/{name}").data) for name in fs.list_directory(DIRECTORY)}
+    """Return the bytes of every file of the store. Nobody asks the file system, so no call fails, or counts as one."""
+    entries = fs._directory(DIRECTORY).entries
+    return {name: bytes(fs._file(f"{DIRECTORY}/{name}").data) for name in list(entries)}
 
 
 def abandon(store: WalPersistence) -> None:
